@@ -17,7 +17,9 @@ const layering = folders.map((folder) => ({
   name: `${folder}-imports-down-only`,
   severity: 'error',
   from: { path: `^${folder}/` },
-  to: { path: `^(${folders.filter((other) => other !== folder && !mayImport[folder].includes(other)).join('|') || 'none'})/` },
+  to: {
+    path: `^(${folders.filter((other) => other !== folder && !mayImport[folder].includes(other)).join('|') || 'none'})/`,
+  },
 }));
 
 module.exports = {
@@ -61,6 +63,10 @@ module.exports = {
     doNotFollow: { path: 'node_modules' },
     tsPreCompilationDeps: true,
     tsConfig: { fileName: 'tsconfig.json' },
-    enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default', 'types'], extensions: ['.ts', '.js', '.json'] },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'node', 'default', 'types'],
+      extensions: ['.ts', '.js', '.json'],
+    },
   },
 };

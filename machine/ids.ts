@@ -48,7 +48,9 @@ export function parseSbdf(text: string): Sbdf {
   const match = SBDF_TEXT.exec(text);
   const [segment, bus, device, fn] = (match ?? []).slice(1).map((part) => Number.parseInt(part ?? '0', 16));
   if (!match || device === undefined || device > 31) {
-    throw new RangeError(`PCI address ${JSON.stringify(text)}: expected segment:bus:device.function, as in 0000:03:00.0`);
+    throw new RangeError(
+      `PCI address ${JSON.stringify(text)}: expected segment:bus:device.function, as in 0000:03:00.0`,
+    );
   }
   return ((segment || 0) * 0x10000 + ((bus ?? 0) << 8) + (device << 3) + (fn ?? 0)) as Sbdf;
 }

@@ -1,0 +1,151 @@
+// The `passthrough` command: its sub-commands and options, and from their outcome to an exit code.
+
+import { createRequire } from 'node:module';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { ExitCode } from './exit-code.ts';
+import { reportFailure } from './failure.ts';
+import { type CliIo, printable } from './io.ts';
+
+/** What a file of `commands/` exports. Loaded when its command runs, so that `--help` starts fast. */
+type CommandRun<Options> = (options: Options, io: CliIo) => Promise<number>;
+
+/** Called by a command's action with what it wants done. */
+type Perform = <Options>(load: () => Promise<CommandRun<Options>>, options: Options) => Promise<void>;
+
+const EXIT_CODES = `
+Exit status:
+  ${ExitCode.held}  every property held, or the command did its work
+  ${ExitCode.violated}  a property was violated
+  ${ExitCode.badInput}  bad command line or bad input: one line on stderr
+  ${ExitCode.bug}  a bug in the model: please report it
+  ${ExitCode.budget}  the budget ran out before there was an answer
+`;
+
+const EXAMPLES = `
+Examples:
+  $ passthrough dmar /sys/firmware/acpi/tables/DMAR    the VT-d units of this machine
+  $ passthrough compare --policies xen,deferred        two flush policies on the example trace
+  $ passthrough dmar --help                            more about one command
+`;
+
+const DMAR_HELP = `
+FILE is a raw table, its bytes as hex digits, or a dump by acpidump, xxd or iasl.
+
+Examples:
+  $ passthrough dmar /sys/firmware/acpi/tables/DMAR
+  $ passthrough dmar DMAR.hex --json | jq '.units[].registerBase'
+  $ passthrough dmar old-board.bin --ignore-checksum
+`;
+
+const COMPARE_HELP = `
+Examples:
+  $ passthrough compare
+  $ passthrough compare --policies xen,strict-page,deferred --json
+  $ passthrough compare --trace dma.txt --platform DMAR.bin --seed 7
+`;
+
+/**
+ * Runs one command line.
+ * @param argv the arguments after the program's name
+ * @returns the exit code; errors have been reported on `io.stderr`, nothing is thrown
+ */
+export async function runCli(argv: readonly string[], io: CliIo): Promise<ExitCode> {
+  let code: ExitCode = ExitCode.held;
+  const perform: Perform = async (load, options) => {
+    const run = await load();
+    code = (await run(options, io)) as ExitCode;
+  };
+  try {
+    await createProgram(io, perform).parseAsync(argv, { from: 'user' });
+    return code;
+  } catch (error) {
+    // Commander has printed its message by now, or the help that was asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? ExitCode.held : ExitCode.badInput;
+    return reportFailure(error, io);
+  }
+}
+
+function createProgram(io: CliIo, perform: Perform): Command {
+  const program = new Command('passthrough')
+    .description('Check, compare and replay IOTLB flush policies on a model of a hypervisor with device passthrough.')
+    .version(packageVersion())
+    .addHelpText('after', `${EXAMPLES}${EXIT_CODES}`);
+  reportUsageErrors(program, io);
+  reportUsageErrors(addDmar(program, perform), io);
+  reportUsageErrors(addCompare(program, perform), io);
+  return program;
+}
+
+function addDmar(program: Command, perform: Perform): Command {
+  return program
+    .command('dmar')
+    .description('show the VT-d units, reserved regions and device scopes of an ACPI DMAR table')
+    .argument('<file>', 'the table: raw, hex or a dump')
+    .option('--json', 'print the decoded table as JSON')
+    .option('--ignore-checksum', 'warn about a wrong checksum instead of refusing the table')
+    .addHelpText('after', DMAR_HELP)
+    .action((file: string, options: { json?: true; ignoreChecksum?: true }) =>
+      perform(async () => (await import('./commands/dmar.ts')).runDmar, { ...options, file }),
+    );
+}
+
+function addCompare(program: Command, perform: Perform): Command {
+  interface CompareFlags {
+    trace?: string;
+    platform?: string;
+    policies?: readonly string[];
+    seed?: number;
+    json?: true;
+  }
+  return program
+    .command('compare')
+    .description('run a trace under several flush policies and show cost beside exposure')
+    .option('--trace <file>', 'the DMA trace (default: the example shipped with the package)')
+    .option('--platform <dmar-file>', 'the DMAR table of the machine (default: the example shipped with the package)')
+    .option('--policies <a,b>', 'the flush policies to compare', policyList)
+    .option('--seed <n>', 'seed of everything random', wholeNumber)
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', COMPARE_HELP)
+    .action((options: CompareFlags) =>
+      perform(async () => (await import('./commands/compare.ts')).runCompare, options),
+    );
+}
+
+/** One line on stderr with a hint, and a thrown {@link CommanderError} instead of an exit. */
+function reportUsageErrors(command: Command, io: CliIo): void {
+  const full = command.parent ? `${command.parent.name()} ${command.name()}` : command.name();
+  command.exitOverride().configureOutput({
+    writeOut: io.stdout,
+    writeErr: io.stderr,
+    outputError: (message) => {
+      const line = printable(
+        message
+          .trim()
+          .replace(/^error: /, '')
+          .replace(/\n+/g, ' '),
+      );
+      io.stderr(`passthrough: ${line} (see: ${full} --help)\n`);
+    },
+  });
+}
+
+function policyList(text: string): readonly string[] {
+  const names = text.split(',').map((name) => name.trim());
+  if (names.includes(''))
+    throw new InvalidArgumentError('Expected names with commas between them, as in xen,deferred.');
+  return names;
+}
+
+function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('Expected a whole number from 0 to 2^53-1.');
+  }
+  return value;
+}
+
+/** The package's own `package.json`, found by name: the path to it differs between the sources and the build. */
+function packageVersion(): string {
+  const manifest: { version: string } = createRequire(import.meta.url)('xen-passthrough-model/package.json');
+  return manifest.version;
+}

@@ -1,0 +1,19 @@
+export { type GrantLimits, GrantTables } from './grant-tables.ts';
+export {
+  GNTMAP,
+  GTF,
+  hasWritePins,
+  INVALID_HANDLE,
+  MapElement,
+  Pin,
+  pinIncrement,
+  pinsAreFull,
+  UnmapElement,
+  V1_ENTRIES_PER_FRAME,
+} from './layouts.ts';
+export { HANDLES_PER_FRAME, Maptrack, type MaptrackOrder } from './maptrack.ts';
+export type { GrantContext } from './operations/context.ts';
+export { stepMapGrantRef } from './operations/map-grant-ref.ts';
+export { completeGrant, stepUnmapGrantRef, UNMAP_BATCH } from './operations/unmap-grant-ref.ts';
+export type { DeviceAccess, DomainView, HostMappings } from './ports.ts';
+export { GrantStatus, grantStatusName } from './status.ts';

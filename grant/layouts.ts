@@ -1,0 +1,74 @@
+// Layouts that guests and hypervisor share. xen: public/grant_table.h.
+
+/** Flags of a shared grant entry. */
+export const GTF = {
+  invalid: 0,
+  permit_access: 1,
+  accept_transfer: 2,
+  transitive: 3,
+  type_mask: 3,
+  readonly: 0x0004,
+  reading: 0x0008,
+  writing: 0x0010,
+  sub_page: 0x0100,
+} as const;
+
+/** Flags of a map operation. Bits 3 and 4 shape the host mapping; bits 16 and above are the guest's own. */
+export const GNTMAP = {
+  device_map: 1,
+  host_map: 2,
+  readonly: 4,
+  application_map: 8,
+  contains_pte: 16,
+} as const;
+
+/** Version 1 entry: word 0 holds flags (bits 15:0) and domid (31:16), word 1 the frame. 512 entries per frame. */
+export const V1_ENTRIES_PER_FRAME = 512;
+
+/** Words of an element of map_grant_ref: 32 bytes. */
+export const MapElement = {
+  hostLow: 0,
+  hostHigh: 1,
+  flags: 2,
+  ref: 3,
+  domainAndStatus: 4,
+  handle: 5,
+  busLow: 6,
+  busHigh: 7,
+} as const;
+
+/** Words of an element of unmap_grant_ref: 24 bytes. */
+export const UnmapElement = { hostLow: 0, hostHigh: 1, busLow: 2, busHigh: 3, handle: 4, status: 5 } as const;
+
+/** The handle that a failed map leaves behind is not written; this one is never valid. */
+export const INVALID_HANDLE = 0xffffffff;
+
+/** Pin counters: four of 8 bits in one word. xen: GNTPIN_*. */
+export const Pin = {
+  hostWrite: { one: 1, shift: 0 },
+  hostRead: { one: 1 << 8, shift: 8 },
+  deviceWrite: { one: 1 << 16, shift: 16 },
+  deviceRead: { one: 1 << 24, shift: 24 },
+} as const;
+
+/** A counter with this bit set can take no more: 128 pins of one kind. */
+const PIN_FULL = 0x80;
+const WRITE_PINS = 0x00ff00ff;
+
+/** What a map with these flags adds to the pin word: one per half. */
+export function pinIncrement(flags: number): number {
+  const readOnly = (flags & GNTMAP.readonly) !== 0;
+  let add = 0;
+  if ((flags & GNTMAP.host_map) !== 0) add += readOnly ? Pin.hostRead.one : Pin.hostWrite.one;
+  if ((flags & GNTMAP.device_map) !== 0) add += readOnly ? Pin.deviceRead.one : Pin.deviceWrite.one;
+  return add;
+}
+
+/** Whether a counter that is about to grow has reached the limit. xen: active entry, since 8cec5d065c. */
+export function pinsAreFull(pins: number, increment: number): boolean {
+  return (pins & Math.imul(increment, PIN_FULL)) !== 0;
+}
+
+export function hasWritePins(pins: number): boolean {
+  return (pins & WRITE_PINS) !== 0;
+}

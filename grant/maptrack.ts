@@ -1,0 +1,146 @@
+// Maptrack: each mapper's table of live mappings, indexed by the handles that the guest holds.
+//
+// A handle is live while its flags name a half. xen: struct grant_mapping; common/grant_table.c get_maptrack_handle.
+
+import { invariant } from '../machine/errors.ts';
+import { FreeSet } from '../machine/free-set.ts';
+import type { Heap } from '../machine/heap.ts';
+import type { Domid, MaptrackHandle } from '../machine/ids.ts';
+
+const REF = 0;
+const FLAGS = 1;
+const DOMAIN_VCPU = 2;
+const NEXT = 3;
+const RECORD_WORDS = 4;
+export const HANDLES_PER_FRAME = 256;
+
+/** Order in which freed handles are used again: `fifo` as Xen, `lowest-free` to keep state spaces finite. */
+export type MaptrackOrder = 'fifo' | 'lowest-free';
+
+export class Maptrack {
+  /** Handles that there may be: 256 per frame, one of which Xen keeps as the end of its free list. */
+  readonly capacity: number;
+  readonly #heap: Heap;
+  readonly #entries: number;
+  readonly #free: FreeSet | FifoHandles;
+
+  constructor(
+    heap: Heap,
+    options: { readonly domain: Domid; readonly frames: number; readonly order: MaptrackOrder; readonly vcpus: number },
+  ) {
+    this.capacity = options.frames * HANDLES_PER_FRAME;
+    this.#heap = heap;
+    const name = `domain ${options.domain} maptrack`;
+    this.#entries = heap.reserve(name, Math.max(1, this.capacity) * RECORD_WORDS).base;
+    this.#free =
+      options.order === 'lowest-free'
+        ? new FreeSet(heap, `${name}: handles`, Math.max(0, this.capacity - 1))
+        : new FifoHandles(heap, name, this.#entries, options.frames, options.vcpus);
+  }
+
+  /** A free handle; -1 when there is none. It is not live until it is set. */
+  take(vcpu: number): MaptrackHandle | -1 {
+    const handle =
+      this.#free instanceof FreeSet ? (this.capacity === 0 ? -1 : this.#free.takeLowest()) : this.#free.take(vcpu);
+    if (handle >= 0) this.#heap.write(this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU, vcpu << 16);
+    return handle as MaptrackHandle | -1;
+  }
+
+  /** Makes a handle live. */
+  set(handle: MaptrackHandle, domain: Domid, ref: number, flags: number): void {
+    const entry = this.#entries + handle * RECORD_WORDS;
+    this.#heap.write(entry + REF, ref);
+    this.#heap.write(entry + DOMAIN_VCPU, (this.#heap.read(entry + DOMAIN_VCPU) & 0xffff0000) | domain);
+    this.#heap.write(entry + FLAGS, flags);
+  }
+
+  /** Gives a handle back, to the list of the virtual CPU that took it. */
+  put(handle: MaptrackHandle): void {
+    const entry = this.#entries + handle * RECORD_WORDS;
+    const vcpu = this.#heap.read(entry + DOMAIN_VCPU) >>> 16;
+    for (let word = 0; word < NEXT; word += 1) this.#heap.write(entry + word, 0);
+    if (this.#free instanceof FreeSet) this.#free.put(handle);
+    else this.#free.put(handle, vcpu);
+  }
+
+  /** Flags of a handle; 0 when it is not live. */
+  flags(handle: number): number {
+    return handle < this.capacity ? this.#heap.read(this.#entries + handle * RECORD_WORDS + FLAGS) : 0;
+  }
+
+  setFlags(handle: MaptrackHandle, flags: number): void {
+    this.#heap.write(this.#entries + handle * RECORD_WORDS + FLAGS, flags);
+  }
+
+  ref(handle: MaptrackHandle): number {
+    return this.#heap.read(this.#entries + handle * RECORD_WORDS + REF);
+  }
+
+  domain(handle: MaptrackHandle): Domid {
+    return (this.#heap.read(this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU) & 0xffff) as Domid;
+  }
+
+  /** Live handles, lowest first. O(capacity). */
+  live(): MaptrackHandle[] {
+    const found: MaptrackHandle[] = [];
+    for (let handle = 0; handle < this.capacity; handle += 1)
+      if (this.flags(handle) !== 0) found.push(handle as MaptrackHandle);
+    return found;
+  }
+}
+
+/**
+ * Xen's free lists: one per virtual CPU, first in first out, the last entry kept as its end; a new frame when a list
+ * runs dry: its first handle is returned, the others go in front of what is left.
+ */
+class FifoHandles {
+  readonly #heap: Heap;
+  readonly #entries: number;
+  readonly #framesMax: number;
+  /** Per virtual CPU: head + 1, tail + 1. Last word: frames in use. */
+  readonly #lists: number;
+  readonly #frames: number;
+
+  constructor(heap: Heap, name: string, entries: number, framesMax: number, vcpus: number) {
+    this.#heap = heap;
+    this.#entries = entries;
+    this.#framesMax = framesMax;
+    this.#lists = heap.reserve(`${name}: free lists`, vcpus * 2 + 1).base;
+    this.#frames = this.#lists + vcpus * 2;
+  }
+
+  #next(handle: number): number {
+    return this.#entries + handle * RECORD_WORDS + NEXT;
+  }
+
+  take(vcpu: number): number {
+    const heap = this.#heap;
+    const list = this.#lists + vcpu * 2;
+    const head = heap.read(list) - 1;
+    if (head >= 0 && heap.read(list) !== heap.read(list + 1)) {
+      heap.write(list, heap.read(this.#next(head)));
+      heap.write(this.#next(head), 0);
+      return head;
+    }
+    const frames = heap.read(this.#frames);
+    if (frames === this.#framesMax) return -1;
+    heap.write(this.#frames, frames + 1);
+    const first = frames * HANDLES_PER_FRAME;
+    const last = first + HANDLES_PER_FRAME - 1;
+    for (let handle = first + 1; handle < last; handle += 1) heap.write(this.#next(handle), handle + 2);
+    heap.write(this.#next(last), head + 1);
+    heap.write(list, first + 2);
+    if (head < 0) heap.write(list + 1, last + 1);
+    return first;
+  }
+
+  put(handle: number, vcpu: number): void {
+    const heap = this.#heap;
+    const list = this.#lists + vcpu * 2;
+    const tail = heap.read(list + 1) - 1;
+    invariant(tail >= 0, 'G8', `handle ${handle} given back to a virtual CPU that never took one`);
+    heap.write(this.#next(handle), 0);
+    heap.write(this.#next(tail), handle + 1);
+    heap.write(list + 1, handle + 1);
+  }
+}

@@ -1,0 +1,41 @@
+// What the grant tables ask of others. The hypervisor answers, with passthrough behind it.
+
+import type { Mfn } from '../machine/frame-number.ts';
+import type { Domid, Vcpu } from '../machine/ids.ts';
+import type { Progress } from '../machine/pending.ts';
+
+/** What grant operations need to know of a domain. */
+export interface DomainView {
+  /** PV, or translated (HVM and PVH). */
+  readonly kind: 'pv' | 'hvm';
+  /** Grants that a PV domain maps must reach its devices. xen: gnttab_need_iommu_mapping. */
+  readonly syncDevices: boolean;
+}
+
+/** Where host mappings of grants go: PTEs of a PV mapper, p2m entries of an HVM one. */
+export interface HostMappings {
+  /** Maps a frame at a host address; `flags` as in the operation. False when it cannot be done. */
+  create(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean;
+  /** Removes that mapping. False when what is there is not it. */
+  destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean;
+}
+
+/** Access of a mapper's devices to the frames that it maps. */
+export interface DeviceAccess {
+  /**
+   * Before device frames may be mapped again: `done` when nothing is in the way, `more` when a flush was asked for
+   * that must be carried out first, `blocked` when the policy refuses.
+   */
+  prepare(vcpu: Vcpu, domain: Domid, frame: number): Progress;
+  /** Maps a frame 1:1 with rights (1 read, 3 read and write). Not 0: failed. */
+  map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number;
+  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void;
+  /** Carries out one piece of the flush that changes have led to. */
+  flush(vcpu: Vcpu): Progress;
+  elementEnd(vcpu: Vcpu): void;
+  operationEnd(vcpu: Vcpu): void;
+  /** Holds back the end of a grant's use until what was removed before it is flushed. */
+  holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void;
+  /** Lets one held-back end happen. `done` when none is ready. */
+  completeOne(vcpu: Vcpu): Progress;
+}

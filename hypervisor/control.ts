@@ -1,0 +1,60 @@
+// The control state: what is small and rare, as one immutable tree. Each change is a set of patches: the audit journal.
+
+import { type Draft, enablePatches, type Patch, produceWithPatches } from 'immer';
+import type { Capabilities, Release } from '../passthrough/index.ts';
+
+enablePatches();
+
+/** A domain, from its creation on. */
+export interface DomainControl {
+  readonly domain: number;
+  readonly kind: 'pv' | 'hvm';
+  readonly state: 'alive' | 'crashed';
+  /** Whether it has device tables of its own (xen: CDF_iommu). */
+  readonly iommu: boolean;
+  /** Its RAM: first machine frame and number of frames. */
+  readonly ram: { readonly first: number; readonly frames: number };
+  /** What the grant tables need to know of it. */
+  readonly grantView: { readonly kind: 'pv' | 'hvm'; readonly syncDevices: boolean };
+  /** Why it crashed. */
+  readonly reason?: string;
+}
+
+export interface DeviceControl {
+  readonly device: string;
+  readonly unit: number;
+  /** The domain that it is assigned to; null: to none, and its DMA is blocked. */
+  readonly owner: number | null;
+}
+
+export interface Control {
+  readonly domains: readonly (DomainControl | null)[];
+  readonly devices: readonly DeviceControl[];
+  readonly units: readonly { readonly unit: number; readonly capabilities: Capabilities }[];
+  readonly policy: { readonly name: string; readonly release: Release };
+}
+
+/** A change of the control state and its undoing. */
+export interface ControlChange {
+  readonly what: string;
+  readonly patches: readonly Patch[];
+  readonly inverse: readonly Patch[];
+}
+
+/** Holds the tree, and keeps a journal of what changed it. */
+export class ControlState {
+  root: Control;
+  journal: readonly ControlChange[] = [];
+
+  constructor(root: Control) {
+    this.root = root;
+  }
+
+  change(what: string, recipe: (draft: Draft<Control>) => void): void {
+    const [next, patches, inverse] = produceWithPatches(this.root, (draft) => {
+      recipe(draft);
+    });
+    this.root = next;
+    this.journal = [...this.journal, { what, patches, inverse }];
+  }
+}

@@ -1,0 +1,92 @@
+// What devices may reach, as the grant tables and other operations ask for it: passthrough's answer to their port.
+
+import { completeGrant, type DeviceAccess, type GrantContext } from '../grant/index.ts';
+import type { Dfn, Mfn } from '../machine/frame-number.ts';
+import type { Domid, Vcpu } from '../machine/ids.ts';
+import { Progress } from '../machine/pending.ts';
+import type { Parts } from './parts.ts';
+
+/** What a held-back completion is about. */
+export const Completion = { grant: 1, dmaRange: 2 } as const;
+
+/** Told when something that was mapped for devices becomes reusable. */
+export interface ReleaseObserver {
+  released(domain: Domid, dfn: Dfn, order: number): void;
+}
+
+export class DriverAccess implements DeviceAccess {
+  observer: ReleaseObserver | null = null;
+  /** Set once, after both ends exist. */
+  grants: GrantContext | null = null;
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  prepare(vcpu: Vcpu, domain: Domid, frame: number): Progress {
+    const { flush } = this.#parts.driver;
+    const dfn = frame as Dfn;
+    if (!flush.isPending(domain, dfn, 0)) return Progress.done;
+    const { onReuse } = flush.policy;
+    if (onReuse === 'allow') return Progress.done;
+    if (onReuse === 'refuse') return Progress.blocked;
+    if (flush.isIdle(vcpu)) {
+      flush.requestPage(vcpu, domain, dfn, 0, false);
+      flush.requestWait(vcpu);
+    }
+    return Progress.more;
+  }
+
+  map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {
+    return this.#parts.driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
+  }
+
+  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void {
+    this.#parts.driver.unmap(vcpu, domain, frame as number as Dfn, 0);
+  }
+
+  flush(vcpu: Vcpu): Progress {
+    return this.#parts.driver.flush.step(vcpu);
+  }
+
+  elementEnd(vcpu: Vcpu): void {
+    this.#parts.driver.flush.elementEnd(vcpu);
+  }
+
+  operationEnd(vcpu: Vcpu): void {
+    this.#parts.driver.flush.operationEnd(vcpu);
+  }
+
+  holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void {
+    this.#parts.driver.flush.hold(vcpu, Completion.grant, granter, ref, halves, frame, mapper);
+  }
+
+  holdDmaRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): void {
+    this.#parts.driver.flush.hold(vcpu, Completion.dmaRange, domain, dfn, Math.floor(dfn / 2 ** 32), order, 0);
+  }
+
+  completeOne(vcpu: Vcpu): Progress {
+    const { flush } = this.#parts.driver;
+    const { ledger } = flush;
+    const record = ledger.ready(vcpu, flush.release === 'onReturn');
+    if (record === 0) return Progress.done;
+    const argument = (index: number) => ledger.completionArgument(record, index);
+    if (ledger.completionKind(record) === Completion.dmaRange) {
+      this.observer?.released(argument(0) as Domid, (argument(1) + argument(2) * 2 ** 32) as Dfn, argument(3));
+    } else {
+      const frame = argument(3) as Mfn;
+      const isLast = completeGrant(
+        this.grants!,
+        argument(0) as Domid,
+        argument(1),
+        argument(2),
+        frame,
+        argument(4) as Domid,
+      );
+      if (isLast) this.#parts.frames.free(frame);
+    }
+    ledger.completed(vcpu, record);
+    return Progress.more;
+  }
+}

@@ -1,0 +1,459 @@
+// The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
+// the same in pieces, so that others can come in between.
+
+import { type GrantContext, MapElement, stepMapGrantRef, stepUnmapGrantRef, UnmapElement } from '../grant/index.ts';
+import { Errno } from '../machine/errno.ts';
+import type { Gfn, Mfn } from '../machine/frame-number.ts';
+import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
+import { Pending, Progress } from '../machine/pending.ts';
+import { wide, wideHigh, wideLow } from '../machine/wide.ts';
+import { Access, AdversaryCaches, faultReasonName, type MayTranslation, type VtdUnit } from '../passthrough/index.ts';
+import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
+import { DriverAccess } from './device-access.ts';
+import { createDomain } from './domain-builder.ts';
+import { HostMappingTables } from './host-mappings.ts';
+import type { DmaResult, MapElementResult, Op, OpResult } from './op.ts';
+import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
+import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
+import { configure, type MachineConfig, type MachineOptions } from './options.ts';
+import { P2mType } from './p2m.ts';
+import { makeParts, type Parts } from './parts.ts';
+
+/** Operations that run on a virtual CPU, in micro-steps. The code is what the pending record holds. */
+const VCPU_OPS = [
+  'map_grant_ref',
+  'unmap_grant_ref',
+  'dma_map',
+  'dma_unmap',
+  'assign_device',
+  'deassign_device',
+  'tick',
+] as const;
+export type VcpuOpName = (typeof VCPU_OPS)[number];
+type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;
+
+const DONE: OpResult = Object.freeze({ result: 0 });
+
+function isVcpuOp(op: Op): op is VcpuOp {
+  return (VCPU_OPS as readonly string[]).includes(op.op);
+}
+
+export class Hypervisor {
+  readonly config: MachineConfig;
+  readonly control: ControlState;
+  /** The parts underneath: for inspection and for measurement, not for changing. */
+  readonly parts: Parts;
+  readonly access: DriverAccess;
+  readonly #grants: GrantContext;
+  readonly #context: OperationContext;
+  #crashed: { domain: number; reason: string }[] = [];
+
+  /** @throws RangeError naming the option that cannot be. */
+  constructor(options: MachineOptions = {}) {
+    this.config = configure(options);
+    this.parts = makeParts(this.config);
+    const { parts, config } = this;
+    this.control = new ControlState({
+      domains: new Array<null>(config.domains).fill(null),
+      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null })),
+      units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities })),
+      policy: { name: config.policy.name, release: config.release },
+    });
+    this.access = new DriverAccess(parts);
+    this.#context = { parts, access: this.access };
+    this.#grants = {
+      heap: parts.heap,
+      frames: parts.frames,
+      pending: parts.pending,
+      tables: parts.grants,
+      locks: parts.locks,
+      ports: {
+        host: new HostMappingTables(
+          parts,
+          (domain) => this.#domain(domain),
+          (domain, reason) => this.#crash(domain, reason),
+        ),
+        device: this.access,
+      },
+      domain: (domain) => this.control.root.domains[domain]?.grantView ?? null,
+      grantedFrame: (granter, frame) => this.#grantedFrame(granter, frame),
+    };
+    this.access.grants = this.#grants;
+  }
+
+  #domain(domain: Domid): DomainControl {
+    return this.control.root.domains[domain]!;
+  }
+
+  #crash(domain: Domid, reason: string): void {
+    this.control.change(`domain ${domain} crashed`, (draft) => {
+      const crashed = draft.domains[domain]!;
+      crashed.state = 'crashed';
+      crashed.reason = reason;
+    });
+    this.#crashed.push({ domain, reason });
+  }
+
+  /** xen: get_paged_frame. A PV granter names machine frames, which must be its own; an HVM one its gfns, plain RAM. */
+  #grantedFrame(granter: Domid, frame: number): number {
+    const { frames, p2m } = this.parts;
+    if (this.#domain(granter).kind === 'hvm') {
+      return p2m.type(granter, frame as Gfn) === P2mType.ram ? p2m.frame(granter, frame as Gfn) : -1;
+    }
+    return frames.isAllocated(frame) && frames.owner(frame as Mfn) === granter ? frame : -1;
+  }
+
+  get units(): readonly VtdUnit[] {
+    return this.parts.units;
+  }
+
+  get nowUs(): number {
+    return this.parts.clock.nowUs;
+  }
+
+  /**
+   * Does an operation from end to end, the hardware running whenever something waits for it.
+   * @throws TypeError, RangeError for what is no operation of this machine; HypervisorBug for our own defects.
+   */
+  step(op: Op): OpResult {
+    if (!isVcpuOp(op)) return this.#single(op);
+    const vcpu = this.begin(op);
+    if (typeof vcpu !== 'number') return vcpu;
+    for (;;) {
+      const progress = this.#advance(vcpu);
+      if (progress === Progress.done) return this.finish(vcpu);
+      if (progress === Progress.blocked) this.#letHardwareRun(vcpu);
+    }
+  }
+
+  /**
+   * Starts an operation on its virtual CPU.
+   * @returns the virtual CPU, or the result of an operation that was refused before it began.
+   */
+  begin(op: VcpuOp): Vcpu | OpResult {
+    const vcpu = (op.vcpu ?? 0) as Vcpu;
+    if (!Number.isInteger(vcpu) || vcpu < 0 || vcpu >= this.config.vcpus) {
+      throw new RangeError(`vcpu ${vcpu}: expected 0 to ${this.config.vcpus - 1}`);
+    }
+    if (!this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} is in the middle of an operation`);
+    return this.#place(op, vcpu);
+  }
+
+  #place(op: VcpuOp, vcpu: Vcpu): Vcpu | OpResult {
+    switch (op.op) {
+      case 'map_grant_ref':
+      case 'unmap_grant_ref':
+        return this.#placeBatch(op, vcpu);
+      case 'dma_map':
+      case 'dma_unmap':
+        return this.#placeDma(op, vcpu);
+      case 'assign_device':
+        return this.#placeAssign(op.device, op.domain, vcpu);
+      case 'deassign_device':
+        return this.#placeDeassign(op.device, vcpu);
+      default:
+        this.parts.clock.advanceTo(op.nowUs);
+        return this.#open(op.op, vcpu, 0, 0);
+    }
+  }
+
+  #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): Vcpu {
+    const { heap, pending } = this.parts;
+    const record = pending.record(vcpu);
+    heap.write(record + Pending.op, VCPU_OPS.indexOf(name) + 1);
+    heap.write(record + Pending.count, count);
+    heap.write(record + Pending.domain, domain);
+    return vcpu;
+  }
+
+  #aliveDomain(domain: number): DomainControl | null {
+    const found = this.control.root.domains[domain];
+    return found && found.state === 'alive' ? found : null;
+  }
+
+  /** The batch goes into guest memory, where the operation reads it and writes its outcome. */
+  #placeBatch(op: Extract<Op, { op: 'map_grant_ref' | 'unmap_grant_ref' }>, vcpu: Vcpu): Vcpu | OpResult {
+    const { heap, pending } = this.parts;
+    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
+    if (op.elements.length > pending.elementsMax) {
+      throw new RangeError(
+        `batch of ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
+      );
+    }
+    for (let index = 0; index < op.elements.length; index += 1) {
+      const at = pending.argument(vcpu, index);
+      if (op.op === 'map_grant_ref') {
+        const element = op.elements[index]!;
+        const host = element.hostAddress ?? 0;
+        heap.write(at + MapElement.hostLow, wideLow(host, 'hostAddress'));
+        heap.write(at + MapElement.hostHigh, wideHigh(host, 'hostAddress'));
+        heap.write(at + MapElement.flags, element.flags);
+        heap.write(at + MapElement.ref, element.ref);
+        heap.write(at + MapElement.domainAndStatus, element.domain & 0xffff);
+      } else {
+        const element = op.elements[index]!;
+        const host = element.hostAddress ?? 0;
+        const bus = element.busAddress ?? 0;
+        heap.write(at + UnmapElement.hostLow, wideLow(host, 'hostAddress'));
+        heap.write(at + UnmapElement.hostHigh, wideHigh(host, 'hostAddress'));
+        heap.write(at + UnmapElement.busLow, wideLow(bus, 'busAddress'));
+        heap.write(at + UnmapElement.busHigh, wideHigh(bus, 'busAddress'));
+        heap.write(at + UnmapElement.handle, element.handle);
+      }
+    }
+    return this.#open(op.op, vcpu, op.domain, op.elements.length);
+  }
+
+  #placeDma(op: Extract<Op, { op: 'dma_map' | 'dma_unmap' }>, vcpu: Vcpu): Vcpu | OpResult {
+    const { heap, pending } = this.parts;
+    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
+    if (!Number.isSafeInteger(op.dfn) || op.dfn < 0)
+      throw new RangeError(`dfn ${op.dfn}: expected a device frame number`);
+    if (!Number.isInteger(op.pages) || op.pages < 0 || op.pages > 2 ** 31)
+      throw new RangeError(`pages ${op.pages}: expected a count`);
+    const record = pending.record(vcpu);
+    heap.write(record + DmaScratch.dfnLow, op.dfn);
+    heap.write(record + DmaScratch.dfnHigh, Math.floor(op.dfn / 2 ** 32));
+    heap.write(record + DmaScratch.pages, op.pages);
+    if (op.op === 'dma_map') {
+      heap.write(record + DmaScratch.frame, op.frame);
+      heap.write(record + DmaScratch.rights, op.access === 'rw' ? 3 : 1);
+    }
+    return this.#open(op.op, vcpu, op.domain, 0);
+  }
+
+  #device(name: string): { readonly index: number; readonly device: DeviceControl } | null {
+    const index = this.control.root.devices.findIndex((device) => device.device === name);
+    return index < 0 ? null : { index, device: this.control.root.devices[index]! };
+  }
+
+  #placeAssign(name: string, domain: number, vcpu: Vcpu): Vcpu | OpResult {
+    const { heap, pending } = this.parts;
+    const target = this.#aliveDomain(domain);
+    if (!target) return { result: Errno.ESRCH };
+    if (!target.iommu) return { result: Errno.EOPNOTSUPP };
+    const found = this.#device(name);
+    if (!found) return { result: Errno.ENODEV };
+    if (found.device.owner !== null) return { result: Errno.EBUSY };
+    const record = pending.record(vcpu);
+    heap.write(record + AssignScratch.device, parseSbdf(name));
+    heap.write(record + AssignScratch.unit, found.device.unit);
+    return this.#open('assign_device', vcpu, domain, 0);
+  }
+
+  #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
+    const { heap, pending } = this.parts;
+    const found = this.#device(name);
+    if (!found) return { result: Errno.ENODEV };
+    const { owner, unit } = found.device;
+    if (owner === null) return { result: Errno.EINVAL };
+    const record = pending.record(vcpu);
+    const stays = this.control.root.devices.some(
+      (other) => other.device !== name && other.owner === owner && other.unit === unit,
+    );
+    heap.write(record + AssignScratch.device, parseSbdf(name));
+    heap.write(record + AssignScratch.unit, unit);
+    heap.write(record + AssignScratch.leaves, stays ? 0 : 1);
+    return this.#open('deassign_device', vcpu, owner, 0);
+  }
+
+  /** Whether an operation is in progress on a virtual CPU. */
+  isBusy(vcpu: Vcpu): boolean {
+    return !this.parts.pending.isIdle(vcpu);
+  }
+
+  /** One micro-step of the operation on a virtual CPU. When `done`, {@link finish} gives its result. */
+  microStep(vcpu: Vcpu): Progress {
+    if (this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} has no operation`);
+    return this.#advance(vcpu);
+  }
+
+  #advance(vcpu: Vcpu): Progress {
+    const { heap, pending } = this.parts;
+    switch (heap.read(pending.record(vcpu))) {
+      case 1:
+        return stepMapGrantRef(this.#grants, vcpu);
+      case 2:
+        return stepUnmapGrantRef(this.#grants, vcpu);
+      case 3:
+        return stepDmaMap(this.#context, vcpu);
+      case 4:
+        return stepDmaUnmap(this.#context, vcpu);
+      case 5:
+        return stepAssignDevice(this.#context, vcpu);
+      case 6:
+        return stepDeassignDevice(this.#context, vcpu);
+      default:
+        return stepTick(this.#context, vcpu);
+    }
+  }
+
+  /** Takes the result of an operation whose last micro-step is done; the virtual CPU is idle then. */
+  finish(vcpu: Vcpu): OpResult {
+    const { heap, pending } = this.parts;
+    const record = pending.record(vcpu);
+    const name = VCPU_OPS[heap.read(record + Pending.op) - 1]!;
+    const result = heap.read(record + Pending.result) | 0;
+    const outcome = this.#outcome(name, vcpu, record, result);
+    pending.clear(vcpu);
+    if (this.#crashed.length === 0) return outcome;
+    const crashed = this.#crashed;
+    this.#crashed = [];
+    return { ...outcome, crashed };
+  }
+
+  #outcome(name: VcpuOpName, vcpu: Vcpu, record: number, result: number): OpResult {
+    if (name === 'map_grant_ref') return { result, elements: this.#mapResults(vcpu, record) };
+    if (name === 'unmap_grant_ref') return { result, elements: this.#unmapResults(vcpu, record) };
+    if (name === 'assign_device' && result === 0) this.#setOwner(record, this.parts.heap.read(record + Pending.domain));
+    if (name === 'deassign_device') this.#setOwner(record, null);
+    return result === 0 ? DONE : { result };
+  }
+
+  #setOwner(record: number, owner: number | null): void {
+    const device = this.parts.heap.read(record + AssignScratch.device);
+    const index = this.control.root.devices.findIndex((entry) => parseSbdf(entry.device) === device);
+    const what = `${this.control.root.devices[index]!.device} ${owner === null ? 'is blocked' : `to domain ${owner}`}`;
+    this.control.change(what, (draft) => {
+      draft.devices[index]!.owner = owner;
+    });
+  }
+
+  #mapResults(vcpu: Vcpu, record: number): MapElementResult[] {
+    const { heap, pending } = this.parts;
+    const results: MapElementResult[] = [];
+    const count = heap.read(record + Pending.count);
+    for (let index = 0; index < count; index += 1) {
+      const at = pending.argument(vcpu, index);
+      const status = heap.read(at + MapElement.domainAndStatus) >> 16;
+      if (status !== 0) results.push({ status });
+      else {
+        const busAddress = wide(heap.read(at + MapElement.busLow), heap.read(at + MapElement.busHigh));
+        results.push({ status, handle: heap.read(at + MapElement.handle), busAddress });
+      }
+    }
+    return results;
+  }
+
+  #unmapResults(vcpu: Vcpu, record: number): MapElementResult[] {
+    const { heap, pending } = this.parts;
+    const results: MapElementResult[] = [];
+    const count = heap.read(record + Pending.count);
+    for (let index = 0; index < count; index += 1) {
+      results.push({ status: (heap.read(pending.argument(vcpu, index) + UnmapElement.status) << 16) >> 16 });
+    }
+    return results;
+  }
+
+  /** Something waits: units go on, and accesses that a drain waits for are performed. */
+  #letHardwareRun(vcpu: Vcpu): void {
+    let moved = false;
+    for (const unit of this.parts.units) while (unit.step()) moved = true;
+    if (moved) return;
+    const [held] = this.parts.dma.all();
+    if (held) {
+      this.parts.dma.release(held.slot);
+      this.#perform(held.frame, held.word, held.access, held.value);
+      return;
+    }
+    const holders = Array.from({ length: this.config.domains }, (_, domain) => this.parts.locks.holder(domain));
+    const other = holders.find((holder) => holder >= 0 && holder !== vcpu);
+    throw new TypeError(
+      `vCPU ${vcpu} cannot go on${other === undefined ? '' : `: vCPU ${other} holds a lock and is in the middle of an operation`}`,
+    );
+  }
+
+  #single(op: Exclude<Op, VcpuOp>): OpResult {
+    switch (op.op) {
+      case 'create_domain':
+        return createDomain(this, op);
+      case 'grant_write':
+        return this.#grantWrite(op);
+      case 'dma':
+      case 'dma_translate':
+        return this.#dma(op);
+      case 'dma_perform': {
+        const held = this.parts.dma.get(op.slot);
+        if (!held) return { result: Errno.ENOENT };
+        this.parts.dma.release(op.slot);
+        return { result: 0, dma: this.#perform(held.frame, held.word, held.access, held.value) };
+      }
+      case 'hardware': {
+        const unit = this.parts.units[op.unit];
+        if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);
+        return { result: Number(unit.step()) };
+      }
+      default:
+        throw new TypeError(`unknown operation ${JSON.stringify((op as { op: unknown }).op)}`);
+    }
+  }
+
+  #grantWrite(op: Extract<Op, { op: 'grant_write' }>): OpResult {
+    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
+    if (!Number.isInteger(op.ref) || op.ref < 0 || op.ref >= this.parts.grants.entries(op.domain as Domid)) {
+      throw new RangeError(`ref ${op.ref}: expected 0 to ${this.parts.grants.entries(op.domain as Domid) - 1}`);
+    }
+    this.parts.grants.guestWrite(op.domain as Domid, op.ref, op.flags & 0xffff, op.grantee & 0xffff, op.frame);
+    return DONE;
+  }
+
+  /** Everything that a request of a device may get now; the tables' own answer first. */
+  mayTranslate(device: string, dfn: number): readonly MayTranslation[] {
+    const found = this.#device(device);
+    if (!found) throw new RangeError(`unknown device ${device}`);
+    const { caches } = this.parts.units[found.device.unit]!;
+    if (!(caches instanceof AdversaryCaches)) throw new TypeError('mayTranslate needs the cache profile "adversary"');
+    return caches.mayTranslate(parseSbdf(device) % 0x10000, dfn);
+  }
+
+  #dma(op: Extract<Op, { op: 'dma' | 'dma_translate' }>): OpResult {
+    const found = this.#device(op.device);
+    if (!found) return { result: Errno.ENODEV };
+    const unit = this.parts.units[found.device.unit]!;
+    const low = wideLow(op.address, 'address');
+    const dfn = (low >>> 12) + wideHigh(op.address, 'address') * 0x100000;
+    const access = op.access === 'write' ? Access.write : Access.read;
+    const source = parseSbdf(op.device) % 0x10000;
+    const frame = this.#answer(op, unit, source, dfn, access);
+    if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
+    if (op.op === 'dma') return { result: 0, dma: this.#perform(frame, (low & 0xfff) >>> 2, access, op.value ?? 0) };
+    const did = unit.caches.lastDid;
+    const word = (low & 0xfff) >>> 2;
+    const slot = this.parts.dma.hold({
+      unit: unit.index,
+      did,
+      sourceId: source,
+      dfn,
+      frame,
+      access,
+      word,
+      value: op.value ?? 0,
+    });
+    return slot < 0 ? { result: Errno.EBUSY } : { result: 0, dma: { frame, slot } };
+  }
+
+  #answer(
+    op: { readonly choose?: number; readonly device: string },
+    unit: VtdUnit,
+    source: number,
+    dfn: number,
+    access: Access,
+  ): number {
+    if (!op.choose) return unit.request(source, dfn, access);
+    const choices = this.mayTranslate(op.device, dfn);
+    const chosen = choices[op.choose];
+    if (!chosen) throw new RangeError(`choose ${op.choose}: expected 0 to ${choices.length - 1}`);
+    if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen.frame;
+    const reason = chosen.frame < 0 ? -chosen.frame : access === Access.write ? 5 : 6;
+    unit.faults.record(reason, source, dfn, access);
+    return -reason;
+  }
+
+  #perform(frame: number, word: number, access: Access, value: number): DmaResult {
+    const { frames } = this.parts;
+    if (!frames.isMemory(frame)) return { frame };
+    if (access === Access.read) return { frame, value: frames.readWord(frame, word) };
+    frames.writeWord(frame as Mfn, word, value);
+    return { frame };
+  }
+}

@@ -1,0 +1,15 @@
+// The package root: a machine, its operations, its snapshots.
+
+export { GNTMAP, GrantStatus, GTF, grantStatusName } from '../grant/index.ts';
+export { Errno, errnoName } from '../machine/errno.ts';
+export { HypervisorBug, InputError } from '../machine/errors.ts';
+export type { Wide } from '../machine/frame-number.ts';
+export { Progress } from '../machine/pending.ts';
+export { type FlushPolicy, type LruShape, policies, policyNamed, type Release } from '../passthrough/index.ts';
+export type { Control, ControlChange, DeviceControl, DomainControl } from './control.ts';
+export { Hypervisor, type VcpuOpName } from './hypervisor.ts';
+export { inspect, type MachineView, type UnitView } from './inspect.ts';
+export type { DmaResult, MapElementInput, MapElementResult, Op, OpResult, UnmapElementInput } from './op.ts';
+export type { DeviceDescription, MachineConfig, MachineOptions, UnitDescription } from './options.ts';
+export { PV_WINDOW_BASE } from './pv-window.ts';
+export { diff, fingerprint, fork, release, rollback, type Snapshot, snapshot } from './snapshot.ts';

@@ -1,0 +1,130 @@
+// What a machine is made of. Every size is a parameter, so that the same code serves a proof on two frames and a
+// benchmark on a million.
+
+import type { GrantLimits, MaptrackOrder } from '../grant/index.ts';
+import { parseSbdf } from '../machine/ids.ts';
+import {
+  type Capabilities,
+  type CapabilityRegisters,
+  defaultCapabilities,
+  defaultLruShape,
+  type FlushPolicy,
+  type LruShape,
+  policyNamed,
+  type Release,
+} from '../passthrough/index.ts';
+
+/** A VT-d unit: capabilities in words, or register values of a real one. */
+export type UnitDescription =
+  | { readonly capabilities?: Partial<Capabilities> }
+  | { readonly registers: CapabilityRegisters };
+
+export interface DeviceDescription {
+  /** `0000:03:00.0`. */
+  readonly device: string;
+  /** Index of the unit that it is behind. */
+  readonly unit: number;
+}
+
+/** Options of a machine; whatever is left out has the default below. */
+export interface MachineOptions {
+  /** Domains that there may be: domids 0 to one less. */
+  readonly domains?: number;
+  /** Frames of RAM. */
+  readonly frames?: number;
+  readonly vcpus?: number;
+  readonly units?: readonly UnitDescription[];
+  readonly devices?: readonly DeviceDescription[];
+  readonly grants?: Partial<GrantLimits>;
+  readonly maptrackOrder?: MaptrackOrder;
+  /** Pages of each PV domain's window for host mappings, and gfns of each HVM domain. */
+  readonly windowPages?: number;
+  readonly gfns?: number;
+  /** A shipped policy's name, or a policy. */
+  readonly policy?: string | FlushPolicy;
+  readonly release?: Release;
+  readonly caches?:
+    | { readonly kind: 'adversary'; readonly mayEntries?: number }
+    | { readonly kind: 'lru'; readonly shape?: LruShape };
+  /** Translated accesses that may wait to be performed. */
+  readonly dmaSlots?: number;
+  /** Elements of a batch, and records of a flush queue (a power of two). */
+  readonly batchMax?: number;
+  readonly flushQueue?: number;
+}
+
+/** Options with every default filled in. */
+export interface MachineConfig {
+  readonly domains: number;
+  readonly frames: number;
+  readonly vcpus: number;
+  readonly units: readonly UnitDescription[];
+  readonly devices: readonly DeviceDescription[];
+  readonly grants: GrantLimits;
+  readonly maptrackOrder: MaptrackOrder;
+  readonly windowPages: number;
+  readonly gfns: number;
+  readonly policy: FlushPolicy;
+  readonly release: Release;
+  readonly caches:
+    | { readonly kind: 'adversary'; readonly mayEntries: number }
+    | { readonly kind: 'lru'; readonly shape: LruShape };
+  readonly dmaSlots: number;
+  readonly batchMax: number;
+  readonly flushQueue: number;
+}
+
+function within(name: string, value: number, low: number, high: number): number {
+  if (!Number.isInteger(value) || value < low || value > high)
+    throw new RangeError(`${name} ${value}: expected ${low} to ${high}`);
+  return value;
+}
+
+/**
+ * Fills in the defaults and refuses what cannot be.
+ * @throws RangeError naming the option and what was expected.
+ */
+export function configure(options: MachineOptions): MachineConfig {
+  const policy = typeof options.policy === 'object' ? options.policy : policyNamed(options.policy ?? 'strict-page');
+  const release = options.release ?? policy.releases[0];
+  if (!policy.releases.includes(release)) {
+    throw new RangeError(`policy ${policy.name} with release ${release}: expected ${policy.releases.join(' or ')}`);
+  }
+  const units = options.units ?? [{}];
+  const devices = options.devices ?? [];
+  for (const { device, unit } of devices) {
+    parseSbdf(device);
+    within(`unit of ${device}`, unit, 0, units.length - 1);
+  }
+  const flushQueue = within('flushQueue', options.flushQueue ?? 512, 64, 65536);
+  if ((flushQueue & (flushQueue - 1)) !== 0) throw new RangeError(`flushQueue ${flushQueue}: expected a power of two`);
+  const caches = options.caches ?? { kind: 'adversary' };
+  return {
+    domains: within('domains', options.domains ?? 4, 1, 1024),
+    frames: within('frames', options.frames ?? 1024, 8, 2 ** 21),
+    vcpus: within('vcpus', options.vcpus ?? 1, 1, 64),
+    units,
+    devices,
+    grants: {
+      grantFrames: within('grants.grantFrames', options.grants?.grantFrames ?? 1, 1, 1024),
+      maptrackFrames: within('grants.maptrackFrames', options.grants?.maptrackFrames ?? 1, 0, 4096),
+    },
+    maptrackOrder: options.maptrackOrder ?? 'fifo',
+    windowPages: within('windowPages', options.windowPages ?? 512, 0, 2 ** 20),
+    gfns: within('gfns', options.gfns ?? 1024, 0, 2 ** 20),
+    policy,
+    release,
+    caches:
+      caches.kind === 'lru'
+        ? { kind: 'lru', shape: caches.shape ?? defaultLruShape }
+        : { kind: 'adversary', mayEntries: caches.mayEntries ?? 1 << 14 },
+    dmaSlots: within('dmaSlots', options.dmaSlots ?? 4, 1, 1024),
+    batchMax: within('batchMax', options.batchMax ?? 128, 1, 1 << 16),
+    flushQueue,
+  };
+}
+
+/** Capabilities of a unit described in words, defaults filled in. */
+export function unitCapabilities(unit: { readonly capabilities?: Partial<Capabilities> }): Capabilities {
+  return { ...defaultCapabilities, ...unit.capabilities };
+}

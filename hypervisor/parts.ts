@@ -1,0 +1,98 @@
+// The parts of a machine, made in one fixed order, so that two machines of the same configuration have the same heap.
+
+import { GrantTables } from '../grant/index.ts';
+import { FrameTable } from '../machine/frame-table.ts';
+import { Heap } from '../machine/heap.ts';
+import { Locks } from '../machine/locks.ts';
+import { PendingOperations } from '../machine/pending.ts';
+import {
+  Adversary,
+  Clock,
+  DmaInFlight,
+  decodeCapabilities,
+  encodeCapabilities,
+  IommuDriver,
+  VtdUnit,
+} from '../passthrough/index.ts';
+import { type MachineConfig, unitCapabilities } from './options.ts';
+import { P2m } from './p2m.ts';
+import { PvWindows } from './pv-window.ts';
+
+export interface Parts {
+  readonly heap: Heap;
+  readonly clock: Clock;
+  readonly frames: FrameTable;
+  readonly dma: DmaInFlight;
+  readonly units: readonly VtdUnit[];
+  readonly adversary: Adversary | null;
+  readonly driver: IommuDriver;
+  readonly pending: PendingOperations;
+  readonly locks: Locks;
+  readonly grants: GrantTables;
+  readonly windows: PvWindows;
+  readonly p2m: P2m;
+}
+
+export function makeParts(config: MachineConfig): Parts {
+  const heap = new Heap();
+  const { domains, vcpus } = config;
+  const clock = new Clock(heap);
+  // Head and tail of each unit's queue; the queue itself counts relative to them.
+  const queues = heap.reserve('invalidation queue positions', Math.max(1, config.units.length) * 2, {
+    kind: 'unhashed',
+  }).base;
+  const frames = new FrameTable(heap, {
+    frames: config.frames,
+    privateFrames: config.units.length,
+    ring: (unit) => {
+      const head = heap.read(queues + unit * 2);
+      return { head, count: (heap.read(queues + unit * 2 + 1) - head + 256) % 256 };
+    },
+  });
+  const dma = new DmaInFlight(heap, config.dmaSlots);
+  const adversary =
+    config.caches.kind === 'adversary'
+      ? new Adversary(heap, frames, { units: Math.max(1, config.units.length), mayEntries: config.caches.mayEntries })
+      : null;
+  const units = config.units.map((description, index) => {
+    const registers =
+      'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description));
+    return new VtdUnit({
+      index,
+      heap,
+      frames,
+      dma,
+      registers,
+      capabilities: decodeCapabilities(registers),
+      queueIndexWords: queues + index * 2,
+      caches: adversary
+        ? { adversary }
+        : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
+    });
+  });
+  const driver = new IommuDriver({
+    heap,
+    frames,
+    clock,
+    units,
+    domains,
+    vcpus,
+    ledgerCapacity: config.flushQueue,
+    policy: config.policy,
+    release: config.release,
+  });
+  return {
+    heap,
+    clock,
+    frames,
+    dma,
+    units,
+    adversary,
+    driver,
+    pending: new PendingOperations(heap, { vcpus, elementsMax: config.batchMax }),
+    locks: new Locks(heap, 'grant table locks', domains),
+    grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
+    windows: new PvWindows(heap, frames, { domains, pages: config.windowPages }),
+    p2m: new P2m(heap, { domains, gfns: config.gfns }),
+  };
+}

@@ -1,0 +1,254 @@
+// The journaled heap: all hot or large state of a machine, as 32-bit words.
+//
+// The address space of words is sparse. It is cut into blocks of one frame's size; a block that was never written is
+// the shared block of zeros. A segment is a named range of addresses that declares how its words count towards the
+// identity of a state. Every write goes through `write`, which logs the old word while a mark is outstanding.
+
+import { HypervisorBug } from './errors.ts';
+
+const BLOCK_SHIFT = 10;
+const BLOCK_WORDS = 1 << BLOCK_SHIFT;
+const BLOCK_MASK = BLOCK_WORDS - 1;
+const ADDRESS_LIMIT = 2 ** 32;
+
+/** Position in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
+export type Mark = number & { readonly [markKind]: true };
+declare const markKind: unique symbol;
+
+/**
+ * How a segment's words count towards the identity of a state.
+ * - `exact`: each word counts at its address.
+ * - `ring`: only the live window counts, relative to its head.
+ * - `pool`: live records count as a set, whichever slot they are in.
+ * - `unhashed`: nothing counts (statistics, indexes that other segments determine).
+ */
+export type SegmentIdentity =
+  | { readonly kind: 'exact' }
+  | { readonly kind: 'unhashed' }
+  | {
+      readonly kind: 'ring';
+      readonly rings: number;
+      /** Words of one ring's storage, and of one record in it. */
+      readonly ringWords: number;
+      readonly recordWords: number;
+      /** Head and number of live records of ring `ring`, in records. */
+      readonly window: (ring: number) => { readonly head: number; readonly count: number };
+      /** Offset in a record of a lo/hi time that counts relative to `now`, if there is one. */
+      readonly time?: { readonly offset: number; readonly now: () => number };
+    }
+  | {
+      readonly kind: 'pool';
+      readonly recordWords: number;
+      /** The first words of a record that count; the rest are links. */
+      readonly countedWords: number;
+      /** Number of slots that were ever in use. A record whose word 0 is 0 is free. */
+      readonly slots: () => number;
+      /** One more word that counts, where a fact about the record is relative to something else. */
+      readonly extra?: (record: number) => number;
+    };
+
+export interface Segment {
+  readonly name: string;
+  /** Address of the first word. */
+  readonly base: number;
+  readonly words: number;
+  readonly identity: SegmentIdentity;
+}
+
+/** A word that fingerprints and diffs see: its place within a segment, and its value. */
+export type CountedWord = (segment: Segment, place: number, value: number) => void;
+
+const zeros = new Uint32Array(BLOCK_WORDS);
+
+export class Heap {
+  readonly #segments: Segment[] = [];
+  #blocks: Uint32Array[] = [];
+  #log = new Uint32Array(1 << 12);
+  #logged = 0;
+  #marks: number[] = [];
+  #logging = false;
+
+  constructor() {
+    // Address 0 belongs to nobody, so that 0 can mean "none" wherever an address is kept.
+    this.reserve('nobody', 1, { kind: 'unhashed' });
+  }
+
+  /**
+   * Reserves a range of zeroed words. Costs no memory until it is written.
+   * @throws RangeError when the machine's segments together pass 2^32 words.
+   */
+  reserve(name: string, words: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
+    const base = this.#blocks.length * BLOCK_WORDS;
+    const blocks = Math.ceil(words / BLOCK_WORDS);
+    if (base + blocks * BLOCK_WORDS > ADDRESS_LIMIT) {
+      throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit in 2^32 words`);
+    }
+    for (let i = 0; i < blocks; i += 1) this.#blocks.push(zeros);
+    const segment = Object.freeze({ name, base, words, identity });
+    this.#segments.push(segment);
+    return segment;
+  }
+
+  get segments(): readonly Segment[] {
+    return this.#segments;
+  }
+
+  /** The word at an address. */
+  read(address: number): number {
+    return this.#blocks[address >>> BLOCK_SHIFT]![address & BLOCK_MASK]!;
+  }
+
+  /** The one write primitive. `value` is taken modulo 2^32. */
+  write(address: number, value: number): void {
+    const block = this.#blocks[address >>> BLOCK_SHIFT]!;
+    const at = address & BLOCK_MASK;
+    if (this.#logging) {
+      const old = block[at]!;
+      if (old === value >>> 0) return;
+      this.#record(address, old);
+    }
+    if (block === zeros) this.#materialise(address >>> BLOCK_SHIFT)[at] = value;
+    else block[at] = value;
+  }
+
+  #record(address: number, old: number): void {
+    if (this.#logged + 2 > this.#log.length) {
+      const grown = new Uint32Array(this.#log.length * 2);
+      grown.set(this.#log);
+      this.#log = grown;
+    }
+    this.#log[this.#logged] = address;
+    this.#log[this.#logged + 1] = old;
+    this.#logged += 2;
+  }
+
+  #materialise(block: number): Uint32Array {
+    if (block >= this.#blocks.length) throw new HypervisorBug('HEAP', `write beyond the last segment (block ${block})`);
+    const fresh = new Uint32Array(BLOCK_WORDS);
+    this.#blocks[block] = fresh;
+    return fresh;
+  }
+
+  /** Remembers this moment. O(1). From now on old words are logged, until every mark is released. */
+  mark(): Mark {
+    this.#marks.push(this.#logged);
+    this.#logging = true;
+    return this.#logged as Mark;
+  }
+
+  /** Undoes every write since the mark, which stays valid. Marks taken after it are gone. O(words written since). */
+  rollback(mark: Mark): void {
+    this.#dropMarksAfter(mark);
+    const log = this.#log;
+    for (let at = this.#logged - 2; at >= mark; at -= 2) {
+      const address = log[at]!;
+      this.#blocks[address >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
+    }
+    this.#logged = mark;
+  }
+
+  /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */
+  release(mark: Mark): void {
+    this.#dropMarksAfter(mark);
+    this.#marks.pop();
+    if (this.#marks.length === 0) {
+      this.#logging = false;
+      this.#logged = 0;
+    }
+  }
+
+  #dropMarksAfter(mark: Mark): void {
+    const index = this.#marks.lastIndexOf(mark);
+    if (index < 0) throw new TypeError('this mark was released, or rolled back past');
+    this.#marks.length = index + 1;
+  }
+
+  /** Words written since the mark (each entry of the undo log is one). */
+  wordsSince(mark: Mark): number {
+    return (this.#logged - mark) / 2;
+  }
+
+  /** Makes this heap's content equal to another's with the same segments. Marks are not copied. */
+  copyFrom(other: Heap): void {
+    if (other.#blocks.length !== this.#blocks.length) throw new TypeError('heaps of different machines');
+    this.#blocks = other.#blocks.map((block) => (block === zeros ? zeros : block.slice()));
+    this.#marks = [];
+    this.#logging = false;
+    this.#logged = 0;
+  }
+
+  /** Bytes of the blocks that were ever written. */
+  get residentBytes(): number {
+    let count = 0;
+    for (const block of this.#blocks) if (block !== zeros) count += 1;
+    return count * BLOCK_WORDS * 4;
+  }
+
+  /** Calls `visit` for every non-zero word that counts towards the state's identity, in address order. */
+  counted(visit: CountedWord): void {
+    for (const segment of this.#segments) {
+      const { identity } = segment;
+      if (identity.kind === 'exact') this.#countExact(segment, visit);
+      else if (identity.kind === 'ring') this.#countRings(segment, identity, visit);
+      else if (identity.kind === 'pool') this.#countPool(segment, identity, visit);
+    }
+  }
+
+  #countExact(segment: Segment, visit: CountedWord): void {
+    const first = segment.base >>> BLOCK_SHIFT;
+    const last = first + Math.ceil(segment.words / BLOCK_WORDS);
+    for (let b = first; b < last; b += 1) {
+      const block = this.#blocks[b]!;
+      if (block === zeros) continue;
+      for (let i = 0; i < BLOCK_WORDS; i += 1) {
+        const value = block[i]!;
+        if (value !== 0) visit(segment, (b - first) * BLOCK_WORDS + i, value);
+      }
+    }
+  }
+
+  #countRings(segment: Segment, ring: Extract<SegmentIdentity, { kind: 'ring' }>, visit: CountedWord): void {
+    const { ringWords, recordWords, time } = ring;
+    const capacity = Math.floor(ringWords / recordWords);
+    const now = time ? time.now() : 0;
+    for (let r = 0; r < ring.rings; r += 1) {
+      const { head, count } = ring.window(r);
+      for (let i = 0; i < count; i += 1) {
+        const record = segment.base + r * ringWords + ((head + i) % capacity) * recordWords;
+        const place = r * ringWords + i * recordWords;
+        // A live record of zeros is not the same as no record.
+        visit(segment, segment.words + r * capacity + i, 1);
+        for (let w = 0; w < recordWords; w += 1) {
+          if (time && (w === time.offset || w === time.offset + 1)) continue;
+          const value = this.read(record + w);
+          if (value !== 0) visit(segment, place + w, value);
+        }
+        if (time) {
+          const at = this.read(record + time.offset) + this.read(record + time.offset + 1) * 2 ** 32;
+          visit(segment, place + time.offset, (now - at) >>> 0);
+        }
+      }
+    }
+  }
+
+  #countPool(segment: Segment, pool: Extract<SegmentIdentity, { kind: 'pool' }>, visit: CountedWord): void {
+    const records: number[][] = [];
+    for (let slot = 0; slot < pool.slots(); slot += 1) {
+      const at = segment.base + slot * pool.recordWords;
+      if (this.read(at) === 0) continue;
+      const words = Array.from({ length: pool.countedWords }, (_, w) => this.read(at + w));
+      if (pool.extra) words.push(pool.extra(at));
+      records.push(words);
+    }
+    records.sort(compareWords);
+    const stride = pool.countedWords + (pool.extra ? 1 : 0);
+    for (const [i, words] of records.entries()) {
+      for (const [w, value] of words.entries()) if (value !== 0) visit(segment, i * stride + w, value);
+    }
+  }
+}
+
+function compareWords(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return a[i]! - b[i]!;
+  return 0;
+}

@@ -1,0 +1,30 @@
+// 64-bit values at the door: JSON carries them as numbers up to 2^53-1 and as `0x...` strings above.
+
+import type { Wide } from './frame-number.ts';
+
+const HEX = /^0x[0-9a-fA-F]{1,16}$/;
+
+/** Low word of a 64-bit value. @throws TypeError when it is not one. */
+export function wideLow(value: Wide, name: string): number {
+  if (typeof value === 'number') {
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new TypeError(`${name} ${value}: expected an integer from 0 to 2^53-1, or a "0x..." string`);
+    return value >>> 0;
+  }
+  if (!HEX.test(value))
+    throw new TypeError(`${name} ${JSON.stringify(value)}: expected a number or a "0x..." string of up to 16 digits`);
+  return Number.parseInt(value.slice(Math.max(2, value.length - 8)), 16) >>> 0;
+}
+
+/** High word of a 64-bit value. */
+export function wideHigh(value: Wide, name: string): number {
+  if (typeof value === 'number') return Math.floor(value / 2 ** 32);
+  wideLow(value, name);
+  return value.length > 10 ? Number.parseInt(value.slice(2, -8), 16) : 0;
+}
+
+/** Two words as JSON carries them. */
+export function wide(low: number, high: number): Wide {
+  const value = high * 2 ** 32 + low;
+  return Number.isSafeInteger(value) ? value : `0x${high.toString(16)}${low.toString(16).padStart(8, '0')}`;
+}

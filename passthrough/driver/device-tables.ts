@@ -1,0 +1,116 @@
+// The second-level tables of each domain: one root per domain, walked by every unit that serves it.
+//
+// Table pages are frames of the machine's allocator, owned by the hypervisor.
+
+import { Errno } from '../../machine/errno.ts';
+import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import type { FrameTable } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap.ts';
+import { DOMID_XEN, type Domid } from '../../machine/ids.ts';
+
+/** Bits of a second-level entry that say what a device may do. */
+export const ENTRY_READ = 1;
+export const ENTRY_WRITE = 2;
+
+const ROOT = 0;
+const UNITS = 1;
+const RECORD_WORDS = 2;
+
+export class DeviceTables {
+  /** Levels of every domain's table. */
+  readonly levels: number;
+  /** Leaf found by the last {@link find}: its table and entry, and the entry's words. */
+  table = 0 as Mfn;
+  entry = 0;
+  low = 0;
+  high = 0;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  readonly #records: number;
+
+  constructor(heap: Heap, frames: FrameTable, options: { readonly domains: number; readonly levels: number }) {
+    this.#heap = heap;
+    this.#frames = frames;
+    this.levels = options.levels;
+    this.#records = heap.reserve('device tables', options.domains * RECORD_WORDS).base;
+  }
+
+  /** Gives a domain an empty table. -ENOMEM when memory is exhausted. */
+  create(domain: Domid): 0 | typeof Errno.ENOMEM {
+    const root = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
+    if (root < 0) return Errno.ENOMEM;
+    this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, root + 1);
+    return 0;
+  }
+
+  /** The root of a domain's table; -1 when it has none. */
+  root(domain: Domid): Mfn | -1 {
+    return (this.#heap.read(this.#records + domain * RECORD_WORDS + ROOT) - 1) as Mfn | -1;
+  }
+
+  exists(domain: Domid): boolean {
+    return this.#heap.read(this.#records + domain * RECORD_WORDS + ROOT) !== 0;
+  }
+
+  /** Bitmap of the units that serve a domain: a device of it is behind each. xen: iommu_bitmap. */
+  units(domain: Domid): number {
+    return this.#heap.read(this.#records + domain * RECORD_WORDS + UNITS);
+  }
+
+  setUnits(domain: Domid, units: number): void {
+    this.#heap.write(this.#records + domain * RECORD_WORDS + UNITS, units);
+  }
+
+  /** Device frames that the tables can map: those below 2^(9 * levels). */
+  reaches(dfn: Dfn): boolean {
+    return dfn < 2 ** (9 * this.levels);
+  }
+
+  /**
+   * Finds the leaf entry of a device frame, and leaves it in the fields.
+   * @returns 1 when its table exists, 0 when it does not, -ENOMEM when it was to be made and memory is exhausted.
+   */
+  find(domain: Domid, dfn: Dfn, create: boolean): number {
+    const frames = this.#frames;
+    let at = this.root(domain) as number;
+    for (let level = this.levels; level > 1; level -= 1) {
+      const entry = level <= 3 ? (dfn >>> (9 * (level - 1))) & 511 : Math.floor(dfn / 2 ** (9 * (level - 1))) & 511;
+      const low = frames.readWord(at, entry * 2);
+      if ((low & (ENTRY_READ | ENTRY_WRITE)) !== 0) {
+        at = (low >>> 12) + (frames.readWord(at, entry * 2 + 1) & 0xfffff) * 0x100000;
+        continue;
+      }
+      if (!create) return 0;
+      const fresh = frames.allocate(DOMID_XEN, { xenHeap: true });
+      if (fresh < 0) return Errno.ENOMEM;
+      frames.writeEntry(
+        at as Mfn,
+        entry,
+        ((fresh << 12) | ENTRY_READ | ENTRY_WRITE) >>> 0,
+        Math.floor(fresh / 0x100000),
+      );
+      at = fresh;
+    }
+    this.table = at as Mfn;
+    this.entry = dfn & 511;
+    this.low = frames.readWord(at, this.entry * 2);
+    this.high = frames.readWord(at, this.entry * 2 + 1);
+    return 1;
+  }
+
+  /** The frame that the found entry names. */
+  get frame(): number {
+    return (this.low >>> 12) + (this.high & 0xfffff) * 0x100000;
+  }
+
+  /** Writes the found entry at once. `rights` 0 makes it absent. */
+  set(frame: number, rights: number): void {
+    const present = rights !== 0;
+    this.#frames.writeEntry(
+      this.table,
+      this.entry,
+      present ? ((frame << 12) | rights) >>> 0 : 0,
+      present ? Math.floor(frame / 0x100000) : 0,
+    );
+  }
+}

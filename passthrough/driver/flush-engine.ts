@@ -1,0 +1,402 @@
+// Turns a policy's answers into descriptors and waits, in micro-steps.
+//
+// Per virtual CPU the heap holds what the policy asked for and how far it has been carried out. `step` carries out one
+// piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
+// nothing.
+
+import { HypervisorBug } from '../../machine/errors.ts';
+import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import type { FrameTable } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap.ts';
+import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
+import { Progress } from '../../machine/pending.ts';
+import type { VtdUnit } from '../hardware/index.ts';
+import type { AccessChange, Flush, FlushPolicy, Release, Rights } from '../policy/flush-policy.ts';
+import type { Clock } from './clock.ts';
+import type { DeviceTables } from './device-tables.ts';
+import type { DomainIds } from './domain-ids.ts';
+import { FlushLedger } from './flush-ledger.ts';
+import { hasRoom, isRegisterIdle, submitContext, submitIotlb, submitWait } from './invalidation.ts';
+
+// Words per virtual CPU.
+const COUNT = 0;
+const NEXT = 1;
+const UNIT = 2;
+const WAIT_WANTED = 3;
+/** Units that were sent invalidations which no wait has covered. */
+const TOUCHED = 4;
+const PHASE = 5;
+/** Units whose wait is not over. */
+const AWAITED = 6;
+const REQUESTS = 8;
+const REQUEST_WORDS = 4;
+const REQUESTS_MAX = 62;
+const STATE_WORDS = REQUESTS + REQUESTS_MAX * REQUEST_WORDS;
+
+const SUBMIT = 0;
+const SUBMIT_WAITS = 1;
+const WAIT = 2;
+
+const PAGE = 3;
+const DOMAIN = 2;
+const GLOBAL = 1;
+const LEAVES_ONLY = 0x100;
+/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
+const CONTEXT_OF = 4;
+const IOTLB_OF = 5;
+
+/** A change in the making: the one object that policies are shown. */
+class Change implements AccessChange {
+  domain = 0 as Domid;
+  dfn = 0 as Dfn;
+  order = 0;
+  from: Rights = 'none';
+  to: Rights = 'none';
+  frameChanged = false;
+  pendingRemoval = false;
+  absentMayBeCached = false;
+}
+
+export interface FlushEngineOptions {
+  readonly heap: Heap;
+  readonly frames: FrameTable;
+  readonly clock: Clock;
+  readonly units: readonly VtdUnit[];
+  readonly ids: readonly DomainIds[];
+  readonly tables: DeviceTables;
+  readonly vcpus: number;
+  readonly domains: number;
+  readonly ledgerCapacity: number;
+}
+
+export class FlushEngine {
+  readonly ledger: FlushLedger;
+  /** Words written by the hardware when a wait descriptor is reached: one per (vCPU, unit). */
+  readonly statusFrame: Mfn;
+  policy: FlushPolicy;
+  release: Release;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  readonly #units: readonly VtdUnit[];
+  readonly #ids: readonly DomainIds[];
+  readonly #tables: DeviceTables;
+  readonly #states: number;
+  readonly #change = new Change();
+  readonly #flushes: readonly Flush[];
+  readonly #cachingUnits: number;
+
+  constructor(options: FlushEngineOptions, policy: FlushPolicy, release: Release) {
+    const { heap, frames } = options;
+    this.#heap = heap;
+    this.#frames = frames;
+    this.#units = options.units;
+    this.#ids = options.ids;
+    this.#tables = options.tables;
+    this.ledger = new FlushLedger(heap, options.clock, {
+      vcpus: options.vcpus,
+      domains: options.domains,
+      capacity: options.ledgerCapacity,
+    });
+    this.#states = heap.reserve('flush requests', options.vcpus * STATE_WORDS).base;
+    const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
+    if (frame < 0) throw new RangeError('frames: expected room for the invalidation status');
+    this.statusFrame = frame as Mfn;
+    this.policy = policy;
+    this.release = release;
+    this.#flushes = Array.from({ length: options.vcpus }, (_, vcpu) => new VcpuFlush(this, vcpu as Vcpu));
+    this.#cachingUnits = options.units.reduce(
+      (mask, unit) => (unit.capabilities.cachingMode ? mask | (1 << unit.index) : mask),
+      0,
+    );
+  }
+
+  #state(vcpu: number): number {
+    return this.#states + vcpu * STATE_WORDS;
+  }
+
+  /** Whether device frames have a removal that was not flushed. */
+  isPending(domain: Domid, dfn: Dfn, order: number): boolean {
+    return this.ledger.isPending(domain, dfn, order);
+  }
+
+  /**
+   * Device access changed: notes a removal, and asks the policy. A domain without devices has nothing to flush.
+   * `before` and `after` are entry rights (0, 1 read, 3 read and write).
+   */
+  changed(
+    vcpu: Vcpu,
+    domain: Domid,
+    dfn: Dfn,
+    order: number,
+    before: number,
+    after: number,
+    frameChanged: boolean,
+  ): void {
+    const units = this.#tables.units(domain);
+    if (units === 0) return;
+    const change = this.#change;
+    change.domain = domain;
+    change.dfn = dfn;
+    change.order = order;
+    change.from = rightsOf(before);
+    change.to = rightsOf(after);
+    change.frameChanged = frameChanged;
+    change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
+    change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
+    if (frameChanged || (before & ~after) !== 0) {
+      this.#makeRoom(vcpu);
+      this.ledger.removed(vcpu, domain, dfn, order);
+    }
+    this.policy.change(change, this.#flushes[vcpu]!);
+  }
+
+  /** A policy that never flushes fills the queue: its oldest removal is forgotten, unless something waits for it. */
+  #makeRoom(vcpu: Vcpu): void {
+    if (!this.ledger.isFull(vcpu) || this.ledger.dropOldest(vcpu)) return;
+    throw new RangeError(
+      `policy ${this.policy.name}: ${this.ledger.capacity} removals on vCPU ${vcpu} were never flushed`,
+    );
+  }
+
+  /** Holds a completion back until everything removed before it is flushed. */
+  hold(vcpu: Vcpu, kind: number, a: number, b: number, c: number, d: number, e: number): void {
+    this.#makeRoom(vcpu);
+    this.ledger.hold(vcpu, kind, a, b, c, d, e);
+  }
+
+  elementEnd(vcpu: Vcpu): void {
+    this.policy.elementEnd?.(this.#flushes[vcpu]!);
+  }
+
+  operationEnd(vcpu: Vcpu): void {
+    this.policy.operationEnd?.(this.#flushes[vcpu]!);
+  }
+
+  tick(vcpu: Vcpu): void {
+    this.policy.tick?.(this.#flushes[vcpu]!);
+  }
+
+  /** The policy's answer, or the driver's own wish: an invalidation. */
+  request(vcpu: Vcpu, kind: number, domain: number, dfn: number, order: number): void {
+    const heap = this.#heap;
+    const state = this.#state(vcpu);
+    const count = heap.read(state + COUNT);
+    if (count === REQUESTS_MAX)
+      throw new RangeError(`policy ${this.policy.name}: more than ${REQUESTS_MAX} invalidations asked for at once`);
+    const at = state + REQUESTS + count * REQUEST_WORDS;
+    heap.write(at, kind);
+    heap.write(at + 1, domain | (order << 16));
+    heap.write(at + 2, dfn);
+    heap.write(at + 3, Math.floor(dfn / 2 ** 32));
+    heap.write(state + COUNT, count + 1);
+  }
+
+  requestPage(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number, leavesOnly: boolean): void {
+    if (this.#tables.units(domain) !== 0)
+      this.request(vcpu, leavesOnly ? PAGE | LEAVES_ONLY : PAGE, domain, dfn, order);
+  }
+
+  requestDomain(vcpu: Vcpu, domain: Domid): void {
+    if (this.#tables.units(domain) !== 0) this.request(vcpu, DOMAIN, domain, 0, 0);
+  }
+
+  requestGlobal(vcpu: Vcpu): void {
+    this.request(vcpu, GLOBAL, 0, 0, 0);
+  }
+
+  /** Of one unit, by did: the context cache of a device, then the IOTLB (xen: domain_context_mapping_one). */
+  requestContextFlush(vcpu: Vcpu, unit: number, did: number, sourceId: number): void {
+    this.request(vcpu, CONTEXT_OF, did, sourceId, unit);
+    this.request(vcpu, IOTLB_OF, did, 0, unit);
+  }
+
+  requestWait(vcpu: Vcpu): void {
+    this.#heap.write(this.#state(vcpu) + WAIT_WANTED, 1);
+  }
+
+  isUnwaited(vcpu: Vcpu): boolean {
+    const state = this.#state(vcpu);
+    return this.#heap.read(state + TOUCHED) !== 0 || this.#heap.read(state + COUNT) !== 0;
+  }
+
+  /** Whether anything is left to carry out on this CPU. */
+  isIdle(vcpu: Vcpu): boolean {
+    const state = this.#state(vcpu);
+    return (
+      this.#heap.read(state + COUNT) === 0 &&
+      this.#heap.read(state + WAIT_WANTED) === 0 &&
+      this.#heap.read(state + PHASE) === SUBMIT
+    );
+  }
+
+  /** Carries out one piece of what was asked for on this CPU. */
+  step(vcpu: Vcpu): Progress {
+    const heap = this.#heap;
+    const state = this.#state(vcpu);
+    const phase = heap.read(state + PHASE);
+    if (phase === WAIT) return this.#wait(vcpu, state);
+    if (phase === SUBMIT_WAITS) return this.#submitWaits(vcpu, state);
+    const count = heap.read(state + COUNT);
+    if (count > 0) return this.#submit(vcpu, state, count);
+    if (heap.read(state + WAIT_WANTED) === 0) return Progress.done;
+    heap.write(state + PHASE, SUBMIT_WAITS);
+    heap.write(state + AWAITED, heap.read(state + TOUCHED));
+    heap.write(state + UNIT, 0);
+    return this.#submitWaits(vcpu, state);
+  }
+
+  #submit(vcpu: Vcpu, state: number, count: number): Progress {
+    const heap = this.#heap;
+    const next = heap.read(state + NEXT);
+    const at = state + REQUESTS + next * REQUEST_WORDS;
+    const kind = heap.read(at);
+    const domain = (heap.read(at + 1) & 0xffff) as Domid;
+    const order = heap.read(at + 1) >>> 16;
+    const dfn = (heap.read(at + 2) + heap.read(at + 3) * 2 ** 32) as Dfn;
+    const mask = this.#unitsOf(kind & 0xff, domain, order);
+    const unit = nextBit(mask, heap.read(state + UNIT));
+    if (unit >= 0) {
+      const on = this.#units[unit]!;
+      if (!isRegisterIdle(on) || !hasRoom(on)) return Progress.blocked;
+      if (this.#submitTo(on, kind, domain, dfn, order))
+        heap.write(state + TOUCHED, heap.read(state + TOUCHED) | (1 << unit));
+      heap.write(state + UNIT, unit + 1);
+      if (nextBit(mask, unit + 1) >= 0) return Progress.more;
+    }
+    if ((kind & 0xff) <= PAGE) {
+      this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, (kind & 0xff) === PAGE ? dfn : -1, order);
+    }
+    for (let word = 0; word < REQUEST_WORDS; word += 1) heap.write(at + word, 0);
+    heap.write(state + UNIT, 0);
+    if (next + 1 < count) {
+      heap.write(state + NEXT, next + 1);
+      return Progress.more;
+    }
+    heap.write(state + COUNT, 0);
+    heap.write(state + NEXT, 0);
+    return heap.read(state + WAIT_WANTED) === 0 ? Progress.done : Progress.more;
+  }
+
+  #unitsOf(kind: number, domain: Domid, order: number): number {
+    if (kind === GLOBAL) return 2 ** this.#units.length - 1;
+    return kind >= CONTEXT_OF ? 1 << order : this.#tables.units(domain);
+  }
+
+  /** One request on one unit. Ids resolve here, at the drain: the unit's own did, if the domain still has one. */
+  #submitTo(unit: VtdUnit, kind: number, domain: Domid, dfn: Dfn, order: number): boolean {
+    const frames = this.#frames;
+    const by = kind & 0xff;
+    if (by === CONTEXT_OF) submitContext(frames, unit, domain, dfn);
+    else if (by === IOTLB_OF) submitIotlb(frames, unit, DOMAIN, domain, 0, 0, false);
+    else if (by === GLOBAL) submitIotlb(frames, unit, GLOBAL, 0, 0, 0, false);
+    else {
+      const did = this.#ids[unit.index]!.didOf(domain);
+      if (did < 0) return false;
+      submitIotlb(frames, unit, by, did, by === PAGE ? dfn : 0, by === PAGE ? order : 0, (kind & LEAVES_ONLY) !== 0);
+    }
+    return true;
+  }
+
+  #submitWaits(vcpu: Vcpu, state: number): Progress {
+    const heap = this.#heap;
+    const awaited = heap.read(state + AWAITED);
+    const unit = nextBit(awaited, heap.read(state + UNIT));
+    if (unit >= 0) {
+      const on = this.#units[unit]!;
+      if (on.queueEnabled) {
+        if (!hasRoom(on)) return Progress.blocked;
+        const word = this.#statusWord(vcpu, unit);
+        this.#frames.writeWord(this.statusFrame, word, 0);
+        submitWait(this.#frames, on, this.statusFrame, word);
+      }
+      heap.write(state + UNIT, unit + 1);
+      if (nextBit(awaited, unit + 1) >= 0) return Progress.more;
+    }
+    heap.write(state + UNIT, 0);
+    heap.write(state + PHASE, WAIT);
+    return Progress.more;
+  }
+
+  #statusWord(vcpu: number, unit: number): number {
+    const word = vcpu * this.#units.length + unit;
+    if (word >= 1024) throw new HypervisorBug('F3', `no status word for vCPU ${vcpu} and unit ${unit}`);
+    return word;
+  }
+
+  #wait(vcpu: Vcpu, state: number): Progress {
+    const heap = this.#heap;
+    const awaited = heap.read(state + AWAITED);
+    for (let unit = nextBit(awaited, 0); unit >= 0; unit = nextBit(awaited, unit + 1)) {
+      const on = this.#units[unit]!;
+      const isOver = on.queueEnabled
+        ? this.#frames.readWord(this.statusFrame, this.#statusWord(vcpu, unit)) === 1
+        : isRegisterIdle(on);
+      if (!isOver) return Progress.blocked;
+    }
+    heap.write(state + TOUCHED, heap.read(state + TOUCHED) & ~awaited);
+    heap.write(state + AWAITED, 0);
+    heap.write(state + WAIT_WANTED, 0);
+    heap.write(state + PHASE, SUBMIT);
+    this.ledger.flushed(vcpu);
+    return Progress.done;
+  }
+
+  /** Units that this CPU waits for now: the hardware to let run. 0 when it does not wait. */
+  awaited(vcpu: Vcpu): number {
+    const state = this.#state(vcpu);
+    return this.#heap.read(state + PHASE) === WAIT ? this.#heap.read(state + AWAITED) : 0;
+  }
+}
+
+/** What a policy sees of one virtual CPU. */
+class VcpuFlush implements Flush {
+  readonly vcpu: Vcpu;
+  readonly #engine: FlushEngine;
+
+  constructor(engine: FlushEngine, vcpu: Vcpu) {
+    this.#engine = engine;
+    this.vcpu = vcpu;
+  }
+
+  page(domain: Domid, dfn: Dfn, order: number, options?: { readonly leavesOnly?: boolean }): void {
+    this.#engine.requestPage(this.vcpu, domain, dfn, order, options?.leavesOnly ?? false);
+  }
+
+  domain(domain: Domid): void {
+    this.#engine.requestDomain(this.vcpu, domain);
+  }
+
+  global(): void {
+    this.#engine.requestGlobal(this.vcpu);
+  }
+
+  wait(): void {
+    this.#engine.requestWait(this.vcpu);
+  }
+
+  get pendingCount(): number {
+    return this.#engine.ledger.uncovered(this.vcpu);
+  }
+
+  get pendingAgeUs(): number {
+    return this.#engine.ledger.ageUs(this.vcpu);
+  }
+
+  pendingDomains(): readonly Domid[] {
+    return this.#engine.ledger.domains(this.vcpu);
+  }
+
+  get unwaited(): boolean {
+    return this.#engine.isUnwaited(this.vcpu);
+  }
+}
+
+function rightsOf(bits: number): Rights {
+  return bits === 0 ? 'none' : (bits & 2) !== 0 ? 'rw' : 'ro';
+}
+
+/** The lowest bit of a mask at or above `from`; -1 when there is none. */
+export function nextBit(mask: number, from: number): number {
+  const rest = from > 31 ? 0 : (mask >>> from) << from;
+  return rest === 0 ? -1 : 31 - Math.clz32(rest & -rest);
+}

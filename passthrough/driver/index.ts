@@ -1,0 +1,6 @@
+export { Clock } from './clock.ts';
+export { DeviceTables } from './device-tables.ts';
+export { DomainIds } from './domain-ids.ts';
+export { FlushEngine, nextBit } from './flush-engine.ts';
+export { COMPLETION_ARGUMENTS, FlushLedger } from './flush-ledger.ts';
+export { IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';

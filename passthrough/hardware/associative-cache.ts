@@ -1,0 +1,156 @@
+// Not architectural. A set-associative cache in the heap: three key words, four value words, and a replacement rule.
+
+import { mix32 } from '../../machine/fingerprint.ts';
+import type { Heap } from '../../machine/heap.ts';
+
+/** How a full set makes room. `random` is a seeded xorshift, part of the state. */
+export type Replacement = 'lru' | 'fifo' | 'random';
+
+export interface CacheShape {
+  /** Entries in all: sets x ways, sets a power of two. */
+  readonly entries: number;
+  readonly ways: number;
+  readonly replacement: Replacement;
+}
+
+const RECORD_WORDS = 8;
+const KEY1 = 1;
+const KEY2 = 2;
+export const CACHE_VALUE = 3;
+const AGE = 7;
+
+export class AssociativeCache {
+  readonly shape: CacheShape;
+  /** Called with the record of a live entry just before it is evicted or removed. */
+  onDrop: ((record: number) => void) | null = null;
+  readonly #heap: Heap;
+  readonly #base: number;
+  readonly #end: number;
+  readonly #ways: number;
+  readonly #setMask: number;
+  /** Word 0: the clock that ages are read from. Word 1: the state of the random replacement. */
+  readonly #clock: number;
+  /** Where the last lookup hit: a hint that is checked, never trusted, so it need not be part of the state. */
+  #lastHit = 0;
+
+  constructor(heap: Heap, name: string, shape: CacheShape) {
+    const sets = shape.entries / shape.ways;
+    if (!Number.isInteger(sets) || sets < 1 || (sets & (sets - 1)) !== 0) {
+      throw new RangeError(`${name}: ${shape.entries} entries of ${shape.ways} ways: expected a power of two of sets`);
+    }
+    this.shape = shape;
+    this.#heap = heap;
+    this.#ways = shape.ways;
+    this.#setMask = sets - 1;
+    this.#base = heap.reserve(name, shape.entries * RECORD_WORDS).base;
+    this.#end = this.#base + shape.entries * RECORD_WORDS;
+    this.#clock = heap.reserve(`${name}: clock`, 2).base;
+  }
+
+  #set(key0: number, key1: number, key2: number): number {
+    if (this.#setMask === 0) return this.#base;
+    // Neighbouring pages fall into neighbouring sets, as in hardware; domains and sizes are spread by the hash.
+    const set = (key1 + mix32(key0 ^ key2)) & this.#setMask;
+    return this.#base + set * this.#ways * RECORD_WORDS;
+  }
+
+  /** Address of the live record with this key, now the most recently used; 0 when there is none. `key0` is never 0. */
+  lookup(key0: number, key1: number, key2: number): number {
+    const heap = this.#heap;
+    const last = this.#lastHit;
+    if (last !== 0 && heap.read(last) === key0 && heap.read(last + KEY1) === key1 && heap.read(last + KEY2) === key2) {
+      if (this.shape.replacement === 'lru') this.#touch(last);
+      return last;
+    }
+    const set = this.#set(key0, key1, key2);
+    const end = set + this.#ways * RECORD_WORDS;
+    for (let record = set; record < end; record += RECORD_WORDS) {
+      if (heap.read(record) === key0 && heap.read(record + KEY1) === key1 && heap.read(record + KEY2) === key2) {
+        if (this.shape.replacement === 'lru') this.#touch(record);
+        this.#lastHit = record;
+        return record;
+      }
+    }
+    return 0;
+  }
+
+  #touch(record: number): void {
+    const heap = this.#heap;
+    let now = heap.read(this.#clock);
+    if (heap.read(record + AGE) === now) return;
+    now += 1;
+    if (now > 0xffffffff) {
+      this.#renumber();
+      now = this.shape.entries + 1;
+    }
+    heap.write(this.#clock, now);
+    heap.write(record + AGE, now);
+  }
+
+  /** The clock is about to wrap: ages become ranks. */
+  #renumber(): void {
+    const live: number[] = [];
+    for (let record = this.#base; record < this.#end; record += RECORD_WORDS)
+      if (this.#heap.read(record) !== 0) live.push(record);
+    live.sort((a, b) => this.#heap.read(a + AGE) - this.#heap.read(b + AGE));
+    live.forEach((record, rank) => this.#heap.write(record + AGE, rank + 1));
+  }
+
+  /** A record with this key, its value words 0, in the place of the set's victim. The key must not be live. */
+  insert(key0: number, key1: number, key2: number): number {
+    const heap = this.#heap;
+    const set = this.#set(key0, key1, key2);
+    const end = set + this.#ways * RECORD_WORDS;
+    let victim = 0;
+    let oldest = Number.POSITIVE_INFINITY;
+    for (let record = set; record < end; record += RECORD_WORDS) {
+      if (heap.read(record) === 0) {
+        victim = record;
+        break;
+      }
+      const age = heap.read(record + AGE);
+      if (age < oldest) {
+        oldest = age;
+        victim = record;
+      }
+    }
+    if (heap.read(victim) !== 0) {
+      if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
+      this.onDrop?.(victim);
+    }
+    heap.write(victim, key0);
+    heap.write(victim + KEY1, key1);
+    heap.write(victim + KEY2, key2);
+    this.#touch(victim);
+    return victim;
+  }
+
+  #random(): number {
+    let x = this.#heap.read(this.#clock + 1) || 0x9e3779b9;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.#heap.write(this.#clock + 1, x);
+    return x >>> 0;
+  }
+
+  remove(record: number): void {
+    this.onDrop?.(record);
+    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
+  }
+
+  /** The first live record at or after an address; 0 when there is none. Start at {@link first}, go on at `record + stride`. */
+  next(from: number): number {
+    for (let record = from; record < this.#end; record += RECORD_WORDS)
+      if (this.#heap.read(record) !== 0) return record;
+    return 0;
+  }
+
+  get first(): number {
+    return this.#base;
+  }
+
+  get stride(): number {
+    return RECORD_WORDS;
+  }
+}

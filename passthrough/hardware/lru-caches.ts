@@ -1,0 +1,284 @@
+// Not architectural. The profile `lru`: a cache of a given size that holds what the device used last (for costs).
+
+import type { FrameTable } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap.ts';
+import { AssociativeCache, CACHE_VALUE, type CacheShape } from './associative-cache.ts';
+import type { Capabilities } from './capabilities.ts';
+import { Access, ContextGranularity, FaultReason, IotlbGranularity } from './registers.ts';
+import type { TranslationCaches, TranslationObserver } from './translation-caches.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, TableWalker, TranslationType, tableIndex } from './walk.ts';
+
+/** Sizes of a unit's caches. Paging-structure caches are named by the level whose entries they hold: 2, 3, 4. */
+export interface LruShape {
+  readonly contextCache: CacheShape;
+  readonly iotlb: CacheShape;
+  readonly level2: CacheShape;
+  readonly level3: CacheShape;
+  readonly level4: CacheShape;
+  /** A miss of permission in the IOTLB walks the tables again instead of faulting (docs/hardware-axioms.md, H6). */
+  readonly rewalkOnPermissionMiss: boolean;
+}
+
+/**
+ * 128 IOTLB entries and paging-structure caches of 4, 16 and 64 entries: pcie-bench (SIGCOMM 2018) shows 112 to 128
+ * effective IOTLB entries on six Xeons; F&S (SOSP 2024) takes 64 to 128 for the lowest structure cache.
+ */
+export const defaultLruShape: LruShape = {
+  contextCache: { entries: 64, ways: 4, replacement: 'lru' },
+  iotlb: { entries: 128, ways: 4, replacement: 'lru' },
+  level2: { entries: 64, ways: 4, replacement: 'lru' },
+  level3: { entries: 16, ways: 4, replacement: 'lru' },
+  level4: { entries: 4, ways: 4, replacement: 'lru' },
+  rewalkOnPermissionMiss: true,
+};
+
+/** Counters, each a word in the heap that counts for nothing in a state's identity. */
+export const LRU_COUNTERS = ['contextMisses', 'iotlbHits', 'iotlbMisses', 'walkReads', 'faults', 'evictions'] as const;
+export type LruCounter = (typeof LRU_COUNTERS)[number];
+const CONTEXT_MISSES = 0;
+const IOTLB_HITS = 1;
+const IOTLB_MISSES = 2;
+const WALK_READS = 3;
+const FAULTS = 4;
+const EVICTIONS = 5;
+
+const VALID = 0x80000000;
+
+export class LruCaches implements TranslationCaches {
+  readonly profile = 'lru';
+  observer: TranslationObserver | null = null;
+  lastDid = 0;
+  readonly #unit: number;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  readonly #walker: TableWalker;
+  readonly #rootTable: () => number;
+  readonly #contexts: AssociativeCache;
+  readonly #iotlb: AssociativeCache;
+  /** Paging-structure caches by the level of the entries that they hold; index 0 and 1 unused. */
+  readonly #structures: readonly (AssociativeCache | null)[];
+  readonly #rewalk: boolean;
+  readonly #counters: number;
+  /** Whether superpage leaves were ever cached: until then one probe of the IOTLB is enough. */
+  readonly #superpagesSeen: number;
+  #evicting = false;
+
+  constructor(options: {
+    readonly unit: number;
+    readonly heap: Heap;
+    readonly frames: FrameTable;
+    readonly capabilities: Capabilities;
+    readonly rootTable: () => number;
+    readonly shape: LruShape;
+  }) {
+    const { unit, heap, shape } = options;
+    this.#unit = unit;
+    this.#heap = heap;
+    this.#frames = options.frames;
+    this.#walker = new TableWalker(options.frames, options.capabilities);
+    this.#rootTable = options.rootTable;
+    this.#rewalk = shape.rewalkOnPermissionMiss;
+    const cache = (name: string, of: CacheShape) => new AssociativeCache(heap, `unit ${unit} ${name}`, of);
+    this.#contexts = cache('context cache', shape.contextCache);
+    this.#iotlb = cache('IOTLB', shape.iotlb);
+    this.#structures = [
+      null,
+      null,
+      cache('level-2 cache', shape.level2),
+      cache('level-3 cache', shape.level3),
+      cache('level-4 cache', shape.level4),
+    ];
+    this.#counters = heap.reserve(`unit ${unit} counters`, LRU_COUNTERS.length, { kind: 'unhashed' }).base;
+    this.#superpagesSeen = heap.reserve(`unit ${unit} superpages cached`, 1).base;
+    this.#iotlb.onDrop = (record) => this.#iotlbDropped(record);
+  }
+
+  /** Value of a counter since the machine was made. */
+  counter(name: LruCounter): number {
+    return this.#heap.read(this.#counters + LRU_COUNTERS.indexOf(name));
+  }
+
+  #count(counter: number, by: number): void {
+    this.#heap.write(this.#counters + counter, this.#heap.read(this.#counters + counter) + by);
+  }
+
+  translate(sourceId: number, dfn: number, access: Access): number {
+    const walker = this.#walker;
+    const fault = this.#findContext(sourceId);
+    if (fault !== 0) return this.#fault(fault);
+    const levels = walker.contextLevels();
+    const did = walker.contextDid();
+    this.lastDid = did;
+    if (!walker.reaches(dfn, levels)) return this.#fault(FaultReason.addressBeyondWidth);
+    if (walker.contextType() === TranslationType.passThrough) return dfn;
+
+    const record = this.#lookupIotlb(did, dfn);
+    if (record !== 0) {
+      const low = this.#heap.read(record + CACHE_VALUE);
+      if ((low & access) !== 0) {
+        this.#count(IOTLB_HITS, 1);
+        const level = (this.#heap.read(record) >>> 16) & 7;
+        return entryFrame(low, this.#heap.read(record + CACHE_VALUE + 1)) + (dfn & (entryPages(level) - 1));
+      }
+      if (!this.#rewalk) {
+        return this.#fault(access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted);
+      }
+      this.#iotlb.remove(record);
+    }
+    return this.#miss(did, levels, dfn, access);
+  }
+
+  #fault(reason: number): number {
+    this.#count(FAULTS, 1);
+    return -reason;
+  }
+
+  #findContext(sourceId: number): number {
+    const walker = this.#walker;
+    const record = this.#contexts.lookup(VALID, sourceId, 0);
+    if (record !== 0) {
+      walker.context0 = this.#heap.read(record + CACHE_VALUE);
+      walker.context1 = this.#heap.read(record + CACHE_VALUE + 1);
+      walker.context2 = this.#heap.read(record + CACHE_VALUE + 2);
+      return 0;
+    }
+    this.#count(CONTEXT_MISSES, 1);
+    const fault = walker.findContext(this.#rootTable(), sourceId);
+    if (fault !== 0) return fault;
+    const fresh = this.#contexts.insert(VALID, sourceId, 0);
+    this.#heap.write(fresh + CACHE_VALUE, walker.context0);
+    this.#heap.write(fresh + CACHE_VALUE + 1, walker.context1);
+    this.#heap.write(fresh + CACHE_VALUE + 2, walker.context2);
+    return 0;
+  }
+
+  #lookupIotlb(did: number, dfn: number): number {
+    const record = this.#iotlb.lookup((VALID | (1 << 16) | did) >>> 0, dfn >>> 0, Math.floor(dfn / 2 ** 32));
+    if (record !== 0 || this.#heap.read(this.#superpagesSeen) === 0) return record;
+    for (let level = 2; level <= 3; level += 1) {
+      const base = dfn - (dfn & (entryPages(level) - 1));
+      const large = this.#iotlb.lookup((VALID | (level << 16) | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+      if (large !== 0) return large;
+    }
+    return 0;
+  }
+
+  #miss(did: number, levels: number, dfn: number, access: Access): number {
+    this.#count(IOTLB_MISSES, 1);
+    const walker = this.#walker;
+    let table = walker.contextTable();
+    let level = levels;
+    // The lowest cached table pointer for this address saves the reads above it.
+    for (let at = 2; at <= Math.min(4, levels); at += 1) {
+      const pages = entryPages(at);
+      const base = Math.floor(dfn / pages) * pages;
+      const record = this.#structures[at]!.lookup((VALID | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+      if (record === 0) continue;
+      table = entryFrame(this.#heap.read(record + CACHE_VALUE), this.#heap.read(record + CACHE_VALUE + 1));
+      level = at - 1;
+      break;
+    }
+    const fault = walker.walk(table, level, dfn, access);
+    this.#count(WALK_READS, walker.reads);
+    if (fault !== 0) return this.#fault(fault);
+    this.#fillStructures(did, table, level, dfn);
+    this.#fillIotlb(did, dfn);
+    return walker.frame;
+  }
+
+  /** Caches each table pointer that the walk from `table` read on its way to the leaf. */
+  #fillStructures(did: number, table: number, level: number, dfn: number): void {
+    const leaf = this.#walker.level;
+    for (let at = level, frame = table; at > leaf; at -= 1) {
+      const word = tableIndex(dfn, at) * 2;
+      const low = this.#frames.readWord(frame, word);
+      const high = this.#frames.readWord(frame, word + 1);
+      if (at <= 4) {
+        const base = Math.floor(dfn / entryPages(at)) * entryPages(at);
+        const cache = this.#structures[at]!;
+        const record = cache.insert((VALID | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+        this.#heap.write(record + CACHE_VALUE, low);
+        this.#heap.write(record + CACHE_VALUE + 1, high);
+      }
+      frame = entryFrame(low, high);
+    }
+  }
+
+  #fillIotlb(did: number, dfn: number): void {
+    const { level, low, high } = this.#walker;
+    const base = dfn - (dfn & (entryPages(level) - 1));
+    if (level > 1) this.#heap.write(this.#superpagesSeen, 1);
+    this.#evicting = true;
+    const record = this.#iotlb.insert((VALID | (level << 16) | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+    this.#evicting = false;
+    this.#heap.write(record + CACHE_VALUE, low);
+    this.#heap.write(record + CACHE_VALUE + 1, high);
+    this.observer?.cached(this.#unit, did, base, entryPages(level), entryFrame(low, high), low & ENTRY_PERMISSIONS);
+  }
+
+  #iotlbDropped(record: number): void {
+    if (this.#evicting) this.#count(EVICTIONS, 1);
+    if (!this.observer) return;
+    const key = this.#heap.read(record);
+    const dfn = this.#heap.read(record + 1) + this.#heap.read(record + 2) * 2 ** 32;
+    const low = this.#heap.read(record + CACHE_VALUE);
+    const frame = entryFrame(low, this.#heap.read(record + CACHE_VALUE + 1));
+    this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
+  }
+
+  fetchInvalidation(): void {}
+
+  invalidateContext(granularity: number, did: number, sourceId: number, functionMask: number): void {
+    const cache = this.#contexts;
+    for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
+      const source = this.#heap.read(record + 1);
+      const tag = this.#heap.read(record + CACHE_VALUE + 2) >>> 8;
+      if (granularity !== ContextGranularity.global && (tag & 0xffff) !== did) continue;
+      if (granularity === ContextGranularity.device && !sourceMatches(source, sourceId, functionMask)) continue;
+      cache.remove(record);
+    }
+  }
+
+  invalidateIotlb(granularity: number, did: number, dfn: number, order: number, hint: boolean): void {
+    const base = Math.floor(dfn / 2 ** order) * 2 ** order;
+    if (granularity === IotlbGranularity.page && order === 0) this.#invalidatePage(did, base);
+    else this.#invalidateRange(this.#iotlb, granularity, did, base, 2 ** order);
+    if (hint && granularity === IotlbGranularity.page) return;
+    for (let level = 2; level <= 4; level += 1) {
+      this.#invalidateRange(this.#structures[level]!, granularity, did, base, 2 ** order, level);
+    }
+  }
+
+  #invalidatePage(did: number, dfn: number): void {
+    const record = this.#lookupIotlb(did, dfn);
+    if (record !== 0) this.#iotlb.remove(record);
+    // A page and a superpage over it may both be cached.
+    if (record !== 0 && this.#heap.read(this.#superpagesSeen) !== 0) this.#invalidatePage(did, dfn);
+  }
+
+  #invalidateRange(
+    cache: AssociativeCache,
+    granularity: number,
+    did: number,
+    base: number,
+    pages: number,
+    of = 0,
+  ): void {
+    for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
+      const key = this.#heap.read(record);
+      if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
+      if (granularity === IotlbGranularity.page) {
+        const first = this.#heap.read(record + 1) + this.#heap.read(record + 2) * 2 ** 32;
+        const length = entryPages(of || (key >>> 16) & 7);
+        if (first + length <= base || first >= base + pages) continue;
+      }
+      cache.remove(record);
+    }
+  }
+}
+
+/** Whether a source id is meant by a device-selective invalidation: the mask hides low bits of the function. VT-d 6.5.2.1. */
+export function sourceMatches(source: number, wanted: number, functionMask: number): boolean {
+  const hidden = functionMask === 0 ? 0 : functionMask === 1 ? 4 : functionMask === 2 ? 6 : 7;
+  return (source & ~hidden) === (wanted & ~hidden);
+}

@@ -1,0 +1,343 @@
+// One VT-d unit: registers, invalidation by register and by queue, translation, fault log.
+//
+// The unit acts in steps of its own (`step`), never by itself: a fetch, a completion, a status write. So it can be as
+// slow as the caller likes, and what the driver does in between is seen.
+
+import type { Mfn } from '../../machine/frame-number.ts';
+import type { FrameTable } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap.ts';
+import { type Adversary, AdversaryCaches } from './adversary-caches.ts';
+import type { Capabilities, CapabilityRegisters } from './capabilities.ts';
+import type { DmaInFlight } from './dma.ts';
+import { FaultLog } from './fault-log.ts';
+import {
+  contextCacheDescriptor,
+  contextCommand,
+  encode,
+  fieldOf,
+  globalCommand,
+  invalidateAddress,
+  iotlbCommand,
+  iotlbDescriptor,
+  maskOf,
+  waitDescriptor,
+} from './layouts.ts';
+import { LruCaches, type LruShape } from './lru-caches.ts';
+import { type Access, DescriptorType, REGISTER_WORDS, Register } from './registers.ts';
+import type { TranslationCaches } from './translation-caches.ts';
+import { entryFrame } from './walk.ts';
+
+const ENABLE = maskOf(globalCommand, 'translationEnable');
+const SET_ROOT = maskOf(globalCommand, 'setRootTable');
+const QUEUE_ENABLE = maskOf(globalCommand, 'queuedInvalidationEnable');
+const STATUS_WRITE = maskOf(waitDescriptor, 'statusWrite');
+const DRAIN_READS = maskOf(iotlbDescriptor, 'drainReads');
+const DRAIN_WRITES = maskOf(iotlbDescriptor, 'drainWrites');
+const HINT = maskOf(iotlbDescriptor, 'invalidationHint');
+
+/** Descriptors in the queue: one frame of them. */
+export const QUEUE_ENTRIES = 256;
+
+// The unit's own state beside its registers.
+const HELD = 0; // 1: the words below hold an invalidation that was fetched and is not complete
+const HELD_WORDS = 1;
+const HELD_FROM = 5; // which register to answer; 0 for the queue
+const ROOT = 6; // active root table
+const FROM_QUEUE = 0;
+const FROM_CONTEXT_COMMAND = 1;
+const FROM_IOTLB_COMMAND = 2;
+
+/** Which caches a unit has. */
+export type CacheProfile = { readonly kind: 'adversary' } | { readonly kind: 'lru'; readonly shape: LruShape };
+
+export interface UnitOptions {
+  readonly index: number;
+  readonly heap: Heap;
+  readonly frames: FrameTable;
+  readonly dma: DmaInFlight;
+  readonly registers: CapabilityRegisters;
+  readonly capabilities: Capabilities;
+  /** The private frame that holds the invalidation queue. */
+  readonly queueIndexWords: number;
+  readonly caches: { readonly adversary: Adversary } | { readonly lru: LruShape };
+}
+
+/** Counters of a unit, unhashed: what it did since it was made. */
+export const UNIT_COUNTERS = [
+  'contextInvalidations',
+  'globalInvalidations',
+  'domainInvalidations',
+  'pageInvalidations',
+  'waits',
+] as const;
+export type UnitCounter = (typeof UNIT_COUNTERS)[number];
+
+export class VtdUnit {
+  readonly index: number;
+  readonly capabilities: Capabilities;
+  readonly caches: TranslationCaches;
+  readonly faults: FaultLog;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  readonly #dma: DmaInFlight;
+  readonly #registers: number;
+  readonly #own: number;
+  readonly #queue: number;
+  readonly #counters: number;
+  readonly #iotlbRegister: number;
+
+  constructor(options: UnitOptions) {
+    const { index, heap, frames, capabilities } = options;
+    this.index = index;
+    this.capabilities = capabilities;
+    this.#heap = heap;
+    this.#frames = frames;
+    this.#dma = options.dma;
+    this.#queue = options.queueIndexWords;
+    this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
+    this.#own = heap.reserve(`unit ${index} state`, 8).base;
+    this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
+    this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
+    this.#write64(Register.ECAP, options.registers.ecap[0], options.registers.ecap[1]);
+    heap.write(this.#registers + (Register.VER >> 2), 0x10);
+    this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
+    this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
+    const rootTable = () => heap.read(this.#own + ROOT);
+    this.caches =
+      'lru' in options.caches
+        ? new LruCaches({ unit: index, heap, frames, capabilities, rootTable, shape: options.caches.lru })
+        : new AdversaryCaches({ unit: index, heap, shared: options.caches.adversary, capabilities, rootTable });
+  }
+
+  counter(name: UnitCounter): number {
+    return this.#heap.read(this.#counters + UNIT_COUNTERS.indexOf(name));
+  }
+
+  #count(counter: number): void {
+    this.#heap.write(this.#counters + counter, this.#heap.read(this.#counters + counter) + 1);
+  }
+
+  #write64(offset: number, low: number, high: number): void {
+    this.#heap.write(this.#registers + (offset >> 2), low);
+    this.#heap.write(this.#registers + (offset >> 2) + 1, high);
+  }
+
+  /** Low word of a register. */
+  readLow(offset: number): number {
+    if (offset === Register.IQH) return this.#heap.read(this.#queue) * 16;
+    if (offset === Register.IQT) return this.#heap.read(this.#queue + 1) * 16;
+    return this.#heap.read(this.#registers + (offset >> 2));
+  }
+
+  /** High word of a 64-bit register. */
+  readHigh(offset: number): number {
+    if (offset === Register.IQH || offset === Register.IQT) return 0;
+    return this.#heap.read(this.#registers + (offset >> 2) + 1);
+  }
+
+  /** Offset of the IOTLB invalidate register; the address register lies 8 bytes before it. */
+  get iotlbRegister(): number {
+    return this.#iotlbRegister + 8;
+  }
+
+  /** Writes a register, with the effects that the specification gives it. `high` is ignored for 32-bit registers. */
+  writeRegister(offset: number, low: number, high = 0): void {
+    if (offset === Register.GCMD) return this.#globalCommand(low);
+    if (offset === Register.FSTS) return this.faults.clearStatus(low);
+    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) % QUEUE_ENTRIES);
+    if (offset === Register.CAP || offset === Register.ECAP || offset === Register.IQH || offset === Register.GSTS)
+      return;
+    this.#write64(offset, low, high);
+  }
+
+  #globalCommand(command: number): void {
+    const status = this.#registers + (Register.GSTS >> 2);
+    const before = this.#heap.read(status);
+    let after = ((before & SET_ROOT) | (command & (ENABLE | QUEUE_ENABLE))) >>> 0;
+    if ((command & SET_ROOT) !== 0) {
+      const root = entryFrame(this.readLow(Register.RTADDR), this.readHigh(Register.RTADDR));
+      const old = this.#heap.read(this.#own + ROOT);
+      if (this.caches instanceof AdversaryCaches) this.caches.rootTableSet(root, old);
+      this.#heap.write(this.#own + ROOT, root);
+      after |= SET_ROOT;
+    }
+    if ((command & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
+      this.#heap.write(this.#queue, 0);
+      this.#heap.write(this.#queue + 1, 0);
+    }
+    this.#heap.write(status, after);
+  }
+
+  get translating(): boolean {
+    return (this.#heap.read(this.#registers + (Register.GSTS >> 2)) & ENABLE) !== 0;
+  }
+
+  get queueEnabled(): boolean {
+    return (this.#heap.read(this.#registers + (Register.GSTS >> 2)) & QUEUE_ENABLE) !== 0;
+  }
+
+  /** Descriptors that were submitted and not fetched. */
+  get queued(): number {
+    return (this.#heap.read(this.#queue + 1) - this.#heap.read(this.#queue) + QUEUE_ENTRIES) % QUEUE_ENTRIES;
+  }
+
+  /**
+   * The frame that the unit finds for a request, or minus a fault reason. Leaves no trace in the fault log.
+   * In the profile `adversary` this is the answer of the tables as they are; see `mayTranslate` for all of them.
+   */
+  translate(sourceId: number, dfn: number, access: Access): number {
+    return this.translating ? this.caches.translate(sourceId, dfn, access) : dfn;
+  }
+
+  /** As {@link translate}; a fault is recorded. */
+  request(sourceId: number, dfn: number, access: Access): number {
+    const frame = this.translate(sourceId, dfn, access);
+    if (frame < 0) this.faults.record(-frame, sourceId, dfn, access);
+    return frame;
+  }
+
+  /** Whether the unit can act. */
+  canStep(): boolean {
+    if (this.#heap.read(this.#own + HELD) !== 0) return !this.#drainBlocks();
+    return this.#registerCommandPending() || (this.queueEnabled && this.queued > 0 && !this.faults.queueStopped);
+  }
+
+  /**
+   * One step of the hardware: completes the invalidation that it fetched, or else fetches the next.
+   * False when there is nothing to do, or a drain has to wait.
+   */
+  step(): boolean {
+    if (this.#heap.read(this.#own + HELD) !== 0) {
+      if (this.#drainBlocks()) return false;
+      this.#complete();
+      return true;
+    }
+    if (this.#registerCommandPending()) {
+      this.#fetchRegisterCommand();
+      return true;
+    }
+    if (!this.queueEnabled || this.queued === 0 || this.faults.queueStopped) return false;
+    this.#fetchDescriptor();
+    return true;
+  }
+
+  #held(word: number): number {
+    return this.#heap.read(this.#own + HELD_WORDS + word);
+  }
+
+  #registerCommandPending(): boolean {
+    return this.readHigh(Register.CCMD) >>> 31 !== 0 || this.readHigh(this.iotlbRegister) >>> 31 !== 0;
+  }
+
+  /** Register commands become the descriptor that says the same, so that both paths end in one place. VT-d 6.5.1. */
+  #fetchRegisterCommand(): void {
+    if (this.readHigh(Register.CCMD) >>> 31 !== 0) {
+      const words = [this.readLow(Register.CCMD), this.readHigh(Register.CCMD)];
+      const descriptor = encode(contextCacheDescriptor, {
+        type: DescriptorType.context,
+        granularity: fieldOf(contextCommand, 'requestedGranularity', words),
+        domainId: fieldOf(contextCommand, 'domainId', words),
+        sourceId: fieldOf(contextCommand, 'sourceId', words),
+        functionMask: fieldOf(contextCommand, 'functionMask', words),
+      });
+      return this.#hold(descriptor, FROM_CONTEXT_COMMAND);
+    }
+    const words = [this.readLow(this.iotlbRegister), this.readHigh(this.iotlbRegister)];
+    const address = [this.readLow(this.iotlbRegister - 8), this.readHigh(this.iotlbRegister - 8)];
+    const descriptor = encode(iotlbDescriptor, {
+      type: DescriptorType.iotlb,
+      granularity: fieldOf(iotlbCommand, 'requestedGranularity', words),
+      domainId: fieldOf(iotlbCommand, 'domainId', words),
+      drainReads: fieldOf(iotlbCommand, 'drainReads', words),
+      drainWrites: fieldOf(iotlbCommand, 'drainWrites', words),
+      addressMask: fieldOf(invalidateAddress, 'addressMask', address),
+      invalidationHint: fieldOf(invalidateAddress, 'invalidationHint', address),
+      address: fieldOf(invalidateAddress, 'address', address),
+    });
+    this.#hold(descriptor, FROM_IOTLB_COMMAND);
+  }
+
+  #hold(words: readonly number[], from: number): void {
+    this.#heap.write(this.#own + HELD, 1);
+    for (let i = 0; i < 4; i += 1) this.#heap.write(this.#own + HELD_WORDS + i, words[i]!);
+    this.#heap.write(this.#own + HELD_FROM, from);
+    this.caches.fetchInvalidation();
+  }
+
+  #fetchDescriptor(): void {
+    const heap = this.#heap;
+    const head = heap.read(this.#queue);
+    const at = this.#frames.contents + this.queueFrame * 1024 + head * 4;
+    const type = heap.read(at) & 0xf;
+    if (type === DescriptorType.context || type === DescriptorType.iotlb) {
+      heap.write(this.#own + HELD, 1);
+      for (let i = 0; i < 4; i += 1) heap.write(this.#own + HELD_WORDS + i, heap.read(at + i));
+      heap.write(this.#own + HELD_FROM, FROM_QUEUE);
+      this.caches.fetchInvalidation();
+    } else if (type === DescriptorType.wait) {
+      // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
+      if ((heap.read(at) & STATUS_WRITE) !== 0)
+        this.#writeStatus(heap.read(at + 1), heap.read(at + 2), heap.read(at + 3));
+      this.#count(4);
+    } else {
+      // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
+      return this.faults.queueError();
+    }
+    heap.write(this.#queue, (head + 1) % QUEUE_ENTRIES);
+  }
+
+  #writeStatus(data: number, low: number, high: number): void {
+    const frame = entryFrame(low, high) as Mfn;
+    if (this.#frames.isMemory(frame)) this.#frames.writeWord(frame, (low & 0xffc) >>> 2, data);
+  }
+
+  /** Frame that the queue lies in, from the queue address register. */
+  get queueFrame(): number {
+    return entryFrame(this.readLow(Register.IQA), this.readHigh(Register.IQA));
+  }
+
+  #drainBlocks(): boolean {
+    const low = this.#held(0);
+    if ((low & 0xf) !== DescriptorType.iotlb) return false;
+    const drainReads = (low & DRAIN_READS) !== 0 && this.capabilities.drainReads;
+    const drainWrites = (low & DRAIN_WRITES) !== 0 && this.capabilities.drainWrites;
+    if (!drainReads && !drainWrites) return false;
+    const scope = { granularity: (low >>> 4) & 3, did: low >>> 16, dfn: this.#heldDfn(), order: this.#held(2) & 0x3f };
+    return this.#dma.blocks(this.index, scope, drainReads, drainWrites);
+  }
+
+  #heldDfn(): number {
+    return (this.#held(2) >>> 12) + this.#held(3) * 0x100000;
+  }
+
+  #complete(): void {
+    const low = this.#held(0);
+    const granularity = (low >>> 4) & 3;
+    if ((low & 0xf) === DescriptorType.context) {
+      this.caches.invalidateContext(granularity, low >>> 16, this.#held(1) & 0xffff, (this.#held(1) >>> 16) & 3);
+      this.#count(0);
+    } else {
+      const second = this.#held(2);
+      this.caches.invalidateIotlb(granularity, low >>> 16, this.#heldDfn(), second & 0x3f, (second & HINT) !== 0);
+      this.#count(granularity);
+    }
+    this.#answer(granularity);
+    for (let word = HELD; word <= HELD_FROM; word += 1) this.#heap.write(this.#own + word, 0);
+  }
+
+  /** Register path: clears the command bit and reports the granularity performed. VT-d 6.5.1. */
+  #answer(granularity: number): void {
+    const from = this.#heap.read(this.#own + HELD_FROM);
+    if (from === FROM_CONTEXT_COMMAND) {
+      const high = this.readHigh(Register.CCMD);
+      this.#write64(Register.CCMD, this.readLow(Register.CCMD), ((high & 0x67ffffff) | (granularity << 27)) >>> 0);
+    } else if (from === FROM_IOTLB_COMMAND) {
+      const high = this.readHigh(this.iotlbRegister);
+      this.#write64(
+        this.iotlbRegister,
+        this.readLow(this.iotlbRegister),
+        ((high & 0x79ffffff) | (granularity << 25)) >>> 0,
+      );
+    }
+  }
+}

@@ -1,0 +1,7 @@
+// The subpath `xen-passthrough-model/passthrough`: units, driver, policies, platforms.
+
+export * from './driver/index.ts';
+export * from './hardware/index.ts';
+export { type DmarTable, parseDmar } from './platform/dmar.ts';
+export { dmarBytes } from './platform/dmar-bytes.ts';
+export * from './policy/index.ts';

@@ -1,0 +1,148 @@
+// Real firmware tables against the decoding by iasl, the ACPI compiler. The tables are not part of the project:
+// PASSTHROUGH_DATA names a directory with `dmar/<name>.hex` and `dmar/<name>.iasl.txt`.
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { type DmarTable, parseDmar } from '../../../passthrough/platform/dmar.ts';
+import { dmarBytes } from '../../../passthrough/platform/dmar-bytes.ts';
+
+const folder = process.env.PASSTHROUGH_DATA && join(process.env.PASSTHROUGH_DATA, 'dmar');
+const names =
+  folder && existsSync(folder)
+    ? readdirSync(folder).flatMap((file) => (/^DMAR-.*\.hex$/.test(file) ? [file.slice(0, -'.hex'.length)] : []))
+    : [];
+const decoded = names.filter((name) => existsSync(join(folder ?? '', `${name}.iasl.txt`)));
+if (names.length === 0) {
+  process.stderr.write('dmar-oracle: skipped, PASSTHROUGH_DATA names no directory with dmar/DMAR-*.hex\n');
+}
+
+/** A structure or a scope as iasl prints it: its lines `label : value`, in order. */
+type Block = Map<string, string>;
+
+interface IaslStructure {
+  readonly type: number;
+  readonly fields: Block;
+  readonly scopes: { readonly fields: Block; readonly path: [number, number][] }[];
+}
+
+const FIELD = /^\[[^\]]*\]\s+(.+?) : (.*?)\s*$/;
+
+/** Splits the text into the header's fields and those of each structure and scope. */
+function readIasl(text: string): { header: Block; structures: IaslStructure[] } {
+  const header: Block = new Map();
+  const structures: IaslStructure[] = [];
+  for (const line of text.split(/\r?\n/)) {
+    const [, label, value] = FIELD.exec(line) ?? [];
+    if (label === undefined || value === undefined) continue;
+    const structure = structures.at(-1);
+    const scope = structure?.scopes.at(-1);
+    if (label === 'Subtable Type') {
+      structures.push({ type: Number.parseInt(value, 16), fields: new Map(), scopes: [] });
+    } else if (label === 'Device Scope Type') {
+      structure?.scopes.push({ fields: new Map([[label, value]]), path: [] });
+    } else if (label === 'PCI Path') {
+      const [device, fn] = value.split(',').map((part) => Number.parseInt(part, 16));
+      scope?.path.push([device!, fn!]);
+    } else {
+      (scope?.fields ?? structure?.fields ?? header).set(label, value);
+    }
+  }
+  return { header, structures };
+}
+
+/** What {@link parseDmar} should say, going by iasl alone. Numbers of 64 bits as bigint. */
+function expectedTable(text: string) {
+  const { header, structures } = readIasl(text);
+  const field = (block: Block, label: string): string => {
+    const value = block.get(label);
+    if (value === undefined) throw new Error(`iasl text without ${label}`);
+    return value;
+  };
+  const number = (block: Block, label: string) => Number.parseInt(field(block, label), 16);
+  const wide = (block: Block, label: string) => BigInt(`0x${field(block, label)}`);
+  const string = (block: Block, label: string) =>
+    field(block, label)
+      .replace(/^"(.*)"$/, '$1')
+      .trimEnd();
+  const ofType = (type: number) => structures.filter((structure) => structure.type === type);
+  const scopes = (structure: IaslStructure) =>
+    structure.scopes.map(({ fields, path }) => ({
+      type: number(fields, 'Device Scope Type'),
+      enumerationId: number(fields, 'Enumeration ID'),
+      startBus: number(fields, 'PCI Bus Number'),
+      path,
+    }));
+  const flag = (block: Block) => (number(block, 'Flags') & 1) === 1;
+  const segmentOf = (block: Block) => number(block, 'PCI Segment Number');
+  return {
+    header: {
+      length: number(header, 'Table Length'),
+      revision: number(header, 'Revision'),
+      checksumOk: !/incorrect checksum/i.test(text),
+      oemId: string(header, 'Oem ID'),
+      oemTableId: string(header, 'Oem Table ID'),
+    },
+    hostAddressWidth: number(header, 'Host Address Width'),
+    flags: number(header, 'Flags'),
+    units: ofType(0).map(({ fields, ...rest }) => ({
+      segment: segmentOf(fields),
+      registerBase: wide(fields, 'Register Base Address'),
+      includeAll: flag(fields),
+      scopes: scopes({ fields, ...rest }),
+    })),
+    reservedRegions: ofType(1).map(({ fields, ...rest }) => ({
+      segment: segmentOf(fields),
+      base: wide(fields, 'Base Address'),
+      limit: wide(fields, 'End Address (limit)'),
+      scopes: scopes({ fields, ...rest }),
+    })),
+    rootPorts: ofType(2).map(({ fields, ...rest }) => ({
+      segment: segmentOf(fields),
+      allPorts: flag(fields),
+      scopes: scopes({ fields, ...rest }),
+    })),
+    affinities: ofType(3).map(({ fields }) => ({
+      registerBase: wide(fields, 'Base Address'),
+      proximityDomain: number(fields, 'Proximity Domain'),
+    })),
+    namespaceDevices: ofType(4).map(({ fields }) => ({
+      deviceNumber: number(fields, 'Device Number'),
+      name: string(fields, 'Device Name'),
+    })),
+  };
+}
+
+function tableOf(name: string): DmarTable {
+  const file = `${name}.hex`;
+  return parseDmar(dmarBytes(new Uint8Array(readFileSync(join(folder ?? '', file))), file), file);
+}
+
+describe.skipIf(names.length === 0)('firmware tables', () => {
+  test('there are some with a decoding by iasl', () => {
+    expect(decoded.length).toBeGreaterThan(0);
+  });
+
+  // SATC and SIDP are left out: this iasl does not decode them.
+  test.each(decoded)('%s is what iasl says', (name) => {
+    const { satc: _satc, sidp: _sidp, warnings: _warnings, ...table } = tableOf(name);
+    const numeric = {
+      ...table,
+      units: table.units.map((unit) => ({ ...unit, registerBase: BigInt(unit.registerBase) })),
+      reservedRegions: table.reservedRegions.map((region) => ({
+        ...region,
+        base: BigInt(region.base),
+        limit: BigInt(region.limit),
+      })),
+      affinities: table.affinities.map((entry) => ({ ...entry, registerBase: BigInt(entry.registerBase) })),
+    };
+    expect(numeric).toEqual(expectedTable(readFileSync(join(folder ?? '', `${name}.iasl.txt`), 'utf8')));
+  });
+
+  test.each(names)('%s can be read', (name) => {
+    const { header, units, warnings } = tableOf(name);
+    expect(header.checksumOk).toBe(true);
+    expect(units.length).toBeGreaterThan(0);
+    expect(warnings.filter(({ code }) => code === 'DMAR_UNKNOWN_STRUCTURE')).toEqual([]);
+  });
+});
