@@ -2,12 +2,12 @@
 // maptrack, and per mapper the number of live mappings of each frame.
 
 import { Errno } from '../machine/errno.ts';
-import { invariant } from '../machine/errors.ts';
+import { HypervisorBug } from '../machine/errors.ts';
 import type { Mfn } from '../machine/frame-number.ts';
 import type { FrameTable } from '../machine/frame-table.ts';
 import type { Heap } from '../machine/heap.ts';
 import type { Domid } from '../machine/ids.ts';
-import { GTF, hasWritePins, V1_ENTRIES_PER_FRAME } from './layouts.ts';
+import { GTF, hasWritePins, pinsUnderflow, V1_ENTRIES_PER_FRAME } from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';
 
 const PINS = 0;
@@ -72,7 +72,7 @@ export class GrantTables {
   grow(domain: Domid, frames: number): 0 | typeof Errno.ENOMEM | typeof Errno.EINVAL {
     const table = this.#tables[domain]!;
     if (frames > table.limits.grantFrames) return Errno.EINVAL;
-    for (let index = this.#heap.read(table.frames); index < frames; index += 1) {
+    for (let index = this.#heap.words[table.frames]!; index < frames; index += 1) {
       const frame = this.#frames.allocate(domain, { xenHeap: true });
       if (frame < 0) return Errno.ENOMEM;
       this.#heap.write(table.frames + 1 + index, frame);
@@ -87,12 +87,12 @@ export class GrantTables {
 
   /** Refs that a domain's table has now. */
   entries(domain: Domid): number {
-    return this.#heap.read(this.#tables[domain]!.frames) * V1_ENTRIES_PER_FRAME;
+    return this.#heap.words[this.#tables[domain]!.frames]! * V1_ENTRIES_PER_FRAME;
   }
 
   /** The shared frame that holds a ref. */
   sharedFrame(domain: Domid, ref: number): Mfn {
-    return this.#heap.read(this.#tables[domain]!.frames + 1 + (ref >>> 9)) as Mfn;
+    return this.#heap.words[this.#tables[domain]!.frames + 1 + (ref >>> 9)]! as Mfn;
   }
 
   /** Word 0 of a shared entry: flags, and the grantee above them. */
@@ -118,16 +118,16 @@ export class GrantTables {
   }
 
   pins(domain: Domid, ref: number): number {
-    return this.#heap.read(this.#active(domain, ref) + PINS);
+    return this.#heap.words[this.#active(domain, ref) + PINS]!;
   }
 
   /** The one domain that has an entry pinned. */
   activeMapper(domain: Domid, ref: number): Domid {
-    return this.#heap.read(this.#active(domain, ref) + MAPPER) as Domid;
+    return this.#heap.words[this.#active(domain, ref) + MAPPER]! as Domid;
   }
 
   activeFrame(domain: Domid, ref: number): Mfn {
-    return this.#heap.read(this.#active(domain, ref) + FRAME) as Mfn;
+    return this.#heap.words[this.#active(domain, ref) + FRAME]! as Mfn;
   }
 
   activate(domain: Domid, ref: number, mapper: Domid, frame: Mfn): void {
@@ -138,21 +138,15 @@ export class GrantTables {
 
   addPins(domain: Domid, ref: number, increment: number): void {
     const active = this.#active(domain, ref);
-    this.#heap.write(active + PINS, this.#heap.read(active + PINS) + increment);
+    this.#heap.write(active + PINS, this.#heap.words[active + PINS]! + increment);
   }
 
   /** Drops pins, then clears the usage bits that no pin stands behind. xen: reduce_status_for_pin. */
   dropPins(domain: Domid, ref: number, decrement: number, readOnly: boolean): void {
     const heap = this.#heap;
     const active = this.#active(domain, ref);
-    const pins = heap.read(active + PINS);
-    for (let shift = 0; shift < 32; shift += 8) {
-      invariant(
-        ((pins >>> shift) & 0xff) >= ((decrement >>> shift) & 0xff),
-        'G3',
-        `domain ${domain} ref ${ref}: pin below zero`,
-      );
-    }
+    const pins = heap.words[active + PINS]!;
+    if (pinsUnderflow(pins, decrement)) throw new HypervisorBug('G3', `domain ${domain} ref ${ref}: pin below zero`);
     heap.write(active + PINS, pins - decrement);
     this.reduceStatus(domain, ref, readOnly);
   }
@@ -188,18 +182,18 @@ export class GrantTables {
   }
 
   readers(mapper: Domid, frame: Mfn): number {
-    return this.#heap.read(this.#count(mapper, frame) + READERS);
+    return this.#heap.words[this.#count(mapper, frame) + READERS]!;
   }
 
   writers(mapper: Domid, frame: Mfn): number {
-    return this.#heap.read(this.#count(mapper, frame) + WRITERS);
+    return this.#heap.words[this.#count(mapper, frame) + WRITERS]!;
   }
 
   /** Changes the number of handles of one kind that a mapper has on a frame. */
   countHandle(mapper: Domid, frame: Mfn, readOnly: boolean, by: 1 | -1): void {
     const address = this.#count(mapper, frame) + (readOnly ? READERS : WRITERS);
-    const count = this.#heap.read(address) + by;
-    invariant(count >= 0, 'M3', `domain ${mapper}, frame ${frame}: fewer than no handles`);
+    const count = this.#heap.words[address]! + by;
+    if (count < 0) throw new HypervisorBug('M3', `domain ${mapper}, frame ${frame}: fewer than no handles`);
     this.#heap.write(address, count);
   }
 }

@@ -69,6 +69,16 @@ export function pinsAreFull(pins: number, increment: number): boolean {
   return (pins & Math.imul(increment, PIN_FULL)) !== 0;
 }
 
+/** Whether some counter is smaller than what is to be taken from it. */
+export function pinsUnderflow(pins: number, decrement: number): boolean {
+  return (
+    (pins & 0xff) < (decrement & 0xff) ||
+    (pins & 0xff00) < (decrement & 0xff00) ||
+    (pins & 0xff0000) < (decrement & 0xff0000) ||
+    pins >>> 24 < decrement >>> 24
+  );
+}
+
 export function hasWritePins(pins: number): boolean {
   return (pins & WRITE_PINS) !== 0;
 }

@@ -2,7 +2,7 @@
 //
 // A handle is live while its flags name a half. xen: struct grant_mapping; common/grant_table.c get_maptrack_handle.
 
-import { invariant } from '../machine/errors.ts';
+import { HypervisorBug } from '../machine/errors.ts';
 import { FreeSet } from '../machine/free-set.ts';
 import type { Heap } from '../machine/heap.ts';
 import type { Domid, MaptrackHandle } from '../machine/ids.ts';
@@ -50,14 +50,14 @@ export class Maptrack {
   set(handle: MaptrackHandle, domain: Domid, ref: number, flags: number): void {
     const entry = this.#entries + handle * RECORD_WORDS;
     this.#heap.write(entry + REF, ref);
-    this.#heap.write(entry + DOMAIN_VCPU, (this.#heap.read(entry + DOMAIN_VCPU) & 0xffff0000) | domain);
+    this.#heap.write(entry + DOMAIN_VCPU, (this.#heap.words[entry + DOMAIN_VCPU]! & 0xffff0000) | domain);
     this.#heap.write(entry + FLAGS, flags);
   }
 
   /** Gives a handle back, to the list of the virtual CPU that took it. */
   put(handle: MaptrackHandle): void {
     const entry = this.#entries + handle * RECORD_WORDS;
-    const vcpu = this.#heap.read(entry + DOMAIN_VCPU) >>> 16;
+    const vcpu = this.#heap.words[entry + DOMAIN_VCPU]! >>> 16;
     for (let word = 0; word < NEXT; word += 1) this.#heap.write(entry + word, 0);
     if (this.#free instanceof FreeSet) this.#free.put(handle);
     else this.#free.put(handle, vcpu);
@@ -65,7 +65,7 @@ export class Maptrack {
 
   /** Flags of a handle; 0 when it is not live. */
   flags(handle: number): number {
-    return handle < this.capacity ? this.#heap.read(this.#entries + handle * RECORD_WORDS + FLAGS) : 0;
+    return handle < this.capacity ? this.#heap.words[this.#entries + handle * RECORD_WORDS + FLAGS]! : 0;
   }
 
   setFlags(handle: MaptrackHandle, flags: number): void {
@@ -73,11 +73,11 @@ export class Maptrack {
   }
 
   ref(handle: MaptrackHandle): number {
-    return this.#heap.read(this.#entries + handle * RECORD_WORDS + REF);
+    return this.#heap.words[this.#entries + handle * RECORD_WORDS + REF]!;
   }
 
   domain(handle: MaptrackHandle): Domid {
-    return (this.#heap.read(this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU) & 0xffff) as Domid;
+    return (this.#heap.words[this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU]! & 0xffff) as Domid;
   }
 
   /** Live handles, lowest first. O(capacity). */
@@ -116,13 +116,13 @@ class FifoHandles {
   take(vcpu: number): number {
     const heap = this.#heap;
     const list = this.#lists + vcpu * 2;
-    const head = heap.read(list) - 1;
-    if (head >= 0 && heap.read(list) !== heap.read(list + 1)) {
-      heap.write(list, heap.read(this.#next(head)));
+    const head = heap.words[list]! - 1;
+    if (head >= 0 && heap.words[list]! !== heap.words[list + 1]!) {
+      heap.write(list, heap.words[this.#next(head)]!);
       heap.write(this.#next(head), 0);
       return head;
     }
-    const frames = heap.read(this.#frames);
+    const frames = heap.words[this.#frames]!;
     if (frames === this.#framesMax) return -1;
     heap.write(this.#frames, frames + 1);
     const first = frames * HANDLES_PER_FRAME;
@@ -137,8 +137,8 @@ class FifoHandles {
   put(handle: number, vcpu: number): void {
     const heap = this.#heap;
     const list = this.#lists + vcpu * 2;
-    const tail = heap.read(list + 1) - 1;
-    invariant(tail >= 0, 'G8', `handle ${handle} given back to a virtual CPU that never took one`);
+    const tail = heap.words[list + 1]! - 1;
+    if (tail < 0) throw new HypervisorBug('G8', `handle ${handle} given back to a virtual CPU that never took one`);
     heap.write(this.#next(handle), 0);
     heap.write(this.#next(tail), handle + 1);
     heap.write(list + 1, handle + 1);

@@ -18,7 +18,8 @@ interface Machine {
 
 /**
  * Builds a domain. A PV domain's frames are in its device tables 1:1 if and only if their type is writable, which is
- * what XSA-288 settled; so not those that become page tables. An HVM domain's are there by gfn.
+ * what XSA-288 settled; so not those that become page tables. An HVM domain's are there by gfn. `deviceTables: 'empty'`
+ * leaves them out: then a kernel's DMA API (dma_map) alone decides what devices reach.
  */
 export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_domain' }>): OpResult {
   const { config, control, parts } = machine;
@@ -86,7 +87,7 @@ function addPage(
     parts.frames.getType(frame, FrameType.writable);
     parts.frames.putType(frame);
   }
-  if (!op.iommu) return true;
+  if (!op.iommu || op.deviceTables === 'empty') return true;
   const dfn = (op.kind === 'hvm' ? page : frame) as number as Dfn;
   return parts.driver.map(0 as Vcpu, domain, dfn, frame, 3) === 0;
 }

@@ -5,7 +5,7 @@ import { type GrantContext, MapElement, stepMapGrantRef, stepUnmapGrantRef, Unma
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
-import { Pending, Progress } from '../machine/pending.ts';
+import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
 import { wide, wideHigh, wideLow } from '../machine/wide.ts';
 import { Access, AdversaryCaches, faultReasonName, type MayTranslation, type VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
@@ -119,11 +119,13 @@ export class Hypervisor {
     if (!isVcpuOp(op)) return this.#single(op);
     const vcpu = this.begin(op);
     if (typeof vcpu !== 'number') return vcpu;
-    for (;;) {
-      const progress = this.#advance(vcpu);
-      if (progress === Progress.done) return this.finish(vcpu);
-      if (progress === Progress.blocked) this.#letHardwareRun(vcpu);
+    // Nobody comes in between, so the phase need not be kept in the record.
+    for (let phase = 0; phase !== Step.done; ) {
+      const next = this.#advance(vcpu, phase);
+      if (next === Step.blocked) this.#letHardwareRun(vcpu);
+      else phase = next;
     }
+    return this.finish(vcpu);
   }
 
   /**
@@ -153,17 +155,13 @@ export class Hypervisor {
         return this.#placeDeassign(op.device, vcpu);
       default:
         this.parts.clock.advanceTo(op.nowUs);
-        return this.#open(op.op, vcpu, 0, 0);
+        this.#open(op.op, vcpu, 0, 0);
+        return vcpu;
     }
   }
 
-  #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): Vcpu {
-    const { heap, pending } = this.parts;
-    const record = pending.record(vcpu);
-    heap.write(record + Pending.op, VCPU_OPS.indexOf(name) + 1);
-    heap.write(record + Pending.count, count);
-    heap.write(record + Pending.domain, domain);
-    return vcpu;
+  #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): number {
+    return this.parts.pending.open(vcpu, VCPU_OPS.indexOf(name) + 1, domain, count);
   }
 
   #aliveDomain(domain: number): DomainControl | null {
@@ -190,6 +188,7 @@ export class Hypervisor {
         heap.write(at + MapElement.flags, element.flags);
         heap.write(at + MapElement.ref, element.ref);
         heap.write(at + MapElement.domainAndStatus, element.domain & 0xffff);
+        for (let word = MapElement.handle; word <= MapElement.busHigh; word += 1) heap.write(at + word, 0);
       } else {
         const element = op.elements[index]!;
         const host = element.hostAddress ?? 0;
@@ -199,19 +198,21 @@ export class Hypervisor {
         heap.write(at + UnmapElement.busLow, wideLow(bus, 'busAddress'));
         heap.write(at + UnmapElement.busHigh, wideHigh(bus, 'busAddress'));
         heap.write(at + UnmapElement.handle, element.handle);
+        for (let word = UnmapElement.status; word < ARGUMENT_WORDS; word += 1) heap.write(at + word, 0);
       }
     }
-    return this.#open(op.op, vcpu, op.domain, op.elements.length);
+    this.#open(op.op, vcpu, op.domain, op.elements.length);
+    return vcpu;
   }
 
   #placeDma(op: Extract<Op, { op: 'dma_map' | 'dma_unmap' }>, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap, pending } = this.parts;
+    const { heap } = this.parts;
     if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
     if (!Number.isSafeInteger(op.dfn) || op.dfn < 0)
       throw new RangeError(`dfn ${op.dfn}: expected a device frame number`);
     if (!Number.isInteger(op.pages) || op.pages < 0 || op.pages > 2 ** 31)
       throw new RangeError(`pages ${op.pages}: expected a count`);
-    const record = pending.record(vcpu);
+    const record = this.#open(op.op, vcpu, op.domain, 0);
     heap.write(record + DmaScratch.dfnLow, op.dfn);
     heap.write(record + DmaScratch.dfnHigh, Math.floor(op.dfn / 2 ** 32));
     heap.write(record + DmaScratch.pages, op.pages);
@@ -219,7 +220,7 @@ export class Hypervisor {
       heap.write(record + DmaScratch.frame, op.frame);
       heap.write(record + DmaScratch.rights, op.access === 'rw' ? 3 : 1);
     }
-    return this.#open(op.op, vcpu, op.domain, 0);
+    return vcpu;
   }
 
   #device(name: string): { readonly index: number; readonly device: DeviceControl } | null {
@@ -228,33 +229,33 @@ export class Hypervisor {
   }
 
   #placeAssign(name: string, domain: number, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap, pending } = this.parts;
+    const { heap } = this.parts;
     const target = this.#aliveDomain(domain);
     if (!target) return { result: Errno.ESRCH };
     if (!target.iommu) return { result: Errno.EOPNOTSUPP };
     const found = this.#device(name);
     if (!found) return { result: Errno.ENODEV };
     if (found.device.owner !== null) return { result: Errno.EBUSY };
-    const record = pending.record(vcpu);
+    const record = this.#open('assign_device', vcpu, domain, 0);
     heap.write(record + AssignScratch.device, parseSbdf(name));
     heap.write(record + AssignScratch.unit, found.device.unit);
-    return this.#open('assign_device', vcpu, domain, 0);
+    return vcpu;
   }
 
   #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap, pending } = this.parts;
+    const { heap } = this.parts;
     const found = this.#device(name);
     if (!found) return { result: Errno.ENODEV };
     const { owner, unit } = found.device;
     if (owner === null) return { result: Errno.EINVAL };
-    const record = pending.record(vcpu);
+    const record = this.#open('deassign_device', vcpu, owner, 0);
     const stays = this.control.root.devices.some(
       (other) => other.device !== name && other.owner === owner && other.unit === unit,
     );
     heap.write(record + AssignScratch.device, parseSbdf(name));
     heap.write(record + AssignScratch.unit, unit);
     heap.write(record + AssignScratch.leaves, stays ? 0 : 1);
-    return this.#open('deassign_device', vcpu, owner, 0);
+    return vcpu;
   }
 
   /** Whether an operation is in progress on a virtual CPU. */
@@ -265,26 +266,32 @@ export class Hypervisor {
   /** One micro-step of the operation on a virtual CPU. When `done`, {@link finish} gives its result. */
   microStep(vcpu: Vcpu): Progress {
     if (this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} has no operation`);
-    return this.#advance(vcpu);
+    const { heap, pending } = this.parts;
+    const phase = pending.record(vcpu) + Pending.phase;
+    const next = this.#advance(vcpu, heap.words[phase]!);
+    if (next === Step.done) return Progress.done;
+    if (next === Step.blocked) return Progress.blocked;
+    heap.write(phase, next);
+    return Progress.more;
   }
 
-  #advance(vcpu: Vcpu): Progress {
+  #advance(vcpu: Vcpu, phase: number): number {
     const { heap, pending } = this.parts;
-    switch (heap.read(pending.record(vcpu))) {
+    switch (heap.words[pending.record(vcpu)]!) {
       case 1:
-        return stepMapGrantRef(this.#grants, vcpu);
+        return stepMapGrantRef(this.#grants, vcpu, phase);
       case 2:
-        return stepUnmapGrantRef(this.#grants, vcpu);
+        return stepUnmapGrantRef(this.#grants, vcpu, phase);
       case 3:
-        return stepDmaMap(this.#context, vcpu);
+        return stepDmaMap(this.#context, vcpu, phase);
       case 4:
-        return stepDmaUnmap(this.#context, vcpu);
+        return stepDmaUnmap(this.#context, vcpu, phase);
       case 5:
-        return stepAssignDevice(this.#context, vcpu);
+        return stepAssignDevice(this.#context, vcpu, phase);
       case 6:
-        return stepDeassignDevice(this.#context, vcpu);
+        return stepDeassignDevice(this.#context, vcpu, phase);
       default:
-        return stepTick(this.#context, vcpu);
+        return stepTick(this.#context, vcpu, phase);
     }
   }
 
@@ -292,10 +299,10 @@ export class Hypervisor {
   finish(vcpu: Vcpu): OpResult {
     const { heap, pending } = this.parts;
     const record = pending.record(vcpu);
-    const name = VCPU_OPS[heap.read(record + Pending.op) - 1]!;
-    const result = heap.read(record + Pending.result) | 0;
+    const name = VCPU_OPS[heap.words[record + Pending.op]! - 1]!;
+    const result = heap.words[record + Pending.result]! | 0;
     const outcome = this.#outcome(name, vcpu, record, result);
-    pending.clear(vcpu);
+    pending.close(vcpu);
     if (this.#crashed.length === 0) return outcome;
     const crashed = this.#crashed;
     this.#crashed = [];
@@ -305,13 +312,13 @@ export class Hypervisor {
   #outcome(name: VcpuOpName, vcpu: Vcpu, record: number, result: number): OpResult {
     if (name === 'map_grant_ref') return { result, elements: this.#mapResults(vcpu, record) };
     if (name === 'unmap_grant_ref') return { result, elements: this.#unmapResults(vcpu, record) };
-    if (name === 'assign_device' && result === 0) this.#setOwner(record, this.parts.heap.read(record + Pending.domain));
+    if (name === 'assign_device' && result === 0) this.#setOwner(record, this.parts.heap.words[record + Pending.domain]!);
     if (name === 'deassign_device') this.#setOwner(record, null);
     return result === 0 ? DONE : { result };
   }
 
   #setOwner(record: number, owner: number | null): void {
-    const device = this.parts.heap.read(record + AssignScratch.device);
+    const device = this.parts.heap.words[record + AssignScratch.device]!;
     const index = this.control.root.devices.findIndex((entry) => parseSbdf(entry.device) === device);
     const what = `${this.control.root.devices[index]!.device} ${owner === null ? 'is blocked' : `to domain ${owner}`}`;
     this.control.change(what, (draft) => {
@@ -322,14 +329,14 @@ export class Hypervisor {
   #mapResults(vcpu: Vcpu, record: number): MapElementResult[] {
     const { heap, pending } = this.parts;
     const results: MapElementResult[] = [];
-    const count = heap.read(record + Pending.count);
+    const count = heap.words[record + Pending.count]!;
     for (let index = 0; index < count; index += 1) {
       const at = pending.argument(vcpu, index);
-      const status = heap.read(at + MapElement.domainAndStatus) >> 16;
+      const status = heap.words[at + MapElement.domainAndStatus]! >> 16;
       if (status !== 0) results.push({ status });
       else {
-        const busAddress = wide(heap.read(at + MapElement.busLow), heap.read(at + MapElement.busHigh));
-        results.push({ status, handle: heap.read(at + MapElement.handle), busAddress });
+        const busAddress = wide(heap.words[at + MapElement.busLow]!, heap.words[at + MapElement.busHigh]!);
+        results.push({ status, handle: heap.words[at + MapElement.handle]!, busAddress });
       }
     }
     return results;
@@ -338,9 +345,9 @@ export class Hypervisor {
   #unmapResults(vcpu: Vcpu, record: number): MapElementResult[] {
     const { heap, pending } = this.parts;
     const results: MapElementResult[] = [];
-    const count = heap.read(record + Pending.count);
+    const count = heap.words[record + Pending.count]!;
     for (let index = 0; index < count; index += 1) {
-      results.push({ status: (heap.read(pending.argument(vcpu, index) + UnmapElement.status) << 16) >> 16 });
+      results.push({ status: (heap.words[pending.argument(vcpu, index) + UnmapElement.status]! << 16) >> 16 });
     }
     return results;
   }

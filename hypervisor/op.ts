@@ -18,13 +18,17 @@ export interface UnmapElementInput {
 }
 
 export type Op =
-  /** A new domain with `frames` frames of RAM, its grant table, and device tables if `iommu`. */
+  /**
+   * A new domain with `frames` frames of RAM, its grant table, and device tables if `iommu`. These hold all of its RAM
+   * (`ram`, the default), or nothing until its kernel maps something (`empty`).
+   */
   | {
       readonly op: 'create_domain';
       readonly domain: number;
       readonly kind: 'pv' | 'hvm';
       readonly frames: number;
       readonly iommu?: boolean;
+      readonly deviceTables?: 'ram' | 'empty';
     }
   /** Gives a device, with all of its DMA, to a domain. */
   | { readonly op: 'assign_device'; readonly vcpu?: number; readonly device: string; readonly domain: number }

@@ -28,12 +28,12 @@ export class P2m {
   }
 
   type(domain: Domid, gfn: Gfn): P2mType {
-    return gfn < this.gfns ? ((this.#heap.read(this.#address(domain, gfn)) >>> 28) as P2mType) : P2mType.hole;
+    return gfn < this.gfns ? ((this.#heap.words[this.#address(domain, gfn)]! >>> 28) as P2mType) : P2mType.hole;
   }
 
   /** The frame behind a gfn that is no hole. */
   frame(domain: Domid, gfn: Gfn): Mfn {
-    return (this.#heap.read(this.#address(domain, gfn)) & 0x0fffffff) as Mfn;
+    return (this.#heap.words[this.#address(domain, gfn)]! & 0x0fffffff) as Mfn;
   }
 
   set(domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): void {

@@ -45,8 +45,8 @@ export function makeParts(config: MachineConfig): Parts {
     frames: config.frames,
     privateFrames: config.units.length,
     ring: (unit) => {
-      const head = heap.read(queues + unit * 2);
-      return { head, count: (heap.read(queues + unit * 2 + 1) - head + 256) % 256 };
+      const head = heap.words[queues + unit * 2]!;
+      return { head, count: (heap.words[queues + unit * 2 + 1]! - head + 256) % 256 };
     },
   });
   const dma = new DmaInFlight(heap, config.dmaSlots);

@@ -56,7 +56,7 @@ export class PvWindows {
     }
     const page = (low >>> 12) + high * 0x100000 - WINDOW_PAGE;
     if (page < 0 || page >= this.pages) return false;
-    const table = this.#heap.read(this.#tables + domain * this.#perDomain + (page >>> 9));
+    const table = this.#heap.words[this.#tables + domain * this.#perDomain + (page >>> 9)]!;
     if (table === 0) return false;
     this.frame = (table - 1) as Mfn;
     this.entry = page & 511;

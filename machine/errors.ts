@@ -15,11 +15,6 @@ export class HypervisorBug extends Error {
   }
 }
 
-/** Throws {@link HypervisorBug} unless the condition holds. */
-export function invariant(condition: boolean, id: string, message: string): asserts condition {
-  if (!condition) throw new HypervisorBug(id, message);
-}
-
 /** Where in an input something is wrong. Exactly one of `line` (from 1) and `offset` (bytes from 0) is usual. */
 export interface InputPlace {
   readonly file: string;

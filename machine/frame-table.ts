@@ -1,9 +1,9 @@
 // The machine's frames: who owns each, how many references hold it, what type it is put to, and what it contains.
 //
-// xen: struct page_info (arch/x86/include/asm/mm.h). Contents are kept for frames that were touched; they follow one
-// another in the heap, so that the word of a frame is found by arithmetic alone.
+// xen: struct page_info (arch/x86/include/asm/mm.h). Contents are kept for frames
+// that were written: frame m's are block m of the heap.
 
-import { invariant } from './errors.ts';
+import { HypervisorBug } from './errors.ts';
 import { FRAME_MAX, type Mfn, PAGE_WORDS } from './frame-number.ts';
 import { FreeSet } from './free-set.ts';
 import type { Heap } from './heap.ts';
@@ -47,8 +47,6 @@ export interface FrameWatcher {
 export class FrameTable {
   /** Number of frames of RAM. */
   readonly frames: number;
-  /** Address of the first word of frame 0's content. Frame m's word w lies at `contents + m * 1024 + w`. */
-  readonly contents: number;
   /** Frames above RAM that belong to the hypervisor alone: invalidation queues. */
   readonly privateBase: number;
   readonly #heap: Heap;
@@ -67,9 +65,9 @@ export class FrameTable {
     this.#heap = heap;
     this.#records = heap.reserve('frames', (frames + privateFrames) * RECORD_WORDS).base;
     this.#free = new FreeSet(heap, 'frames in use', frames);
-    this.contents = heap.reserve('contents', frames * PAGE_WORDS).base;
+    heap.reserveBlocks('contents', frames);
     this.privateBase = frames;
-    heap.reserve('invalidation queues', Math.max(1, privateFrames) * PAGE_WORDS, {
+    heap.reserveBlocks('invalidation queues', privateFrames, {
       kind: 'ring',
       rings: privateFrames,
       ringWords: PAGE_WORDS,
@@ -97,45 +95,45 @@ export class FrameTable {
   }
 
   isAllocated(frame: number): boolean {
-    return frame < this.frames && (this.#heap.read(this.#records + frame * RECORD_WORDS) & ALLOCATED) !== 0;
+    return frame < this.frames && (this.#heap.words[this.#records + frame * RECORD_WORDS]! & ALLOCATED) !== 0;
   }
 
   isXenHeap(frame: Mfn): boolean {
-    return (this.#heap.read(this.#records + frame * RECORD_WORDS) & XEN_HEAP) !== 0;
+    return (this.#heap.words[this.#records + frame * RECORD_WORDS]! & XEN_HEAP) !== 0;
   }
 
   /** The owner of an allocated frame. */
   owner(frame: Mfn): Domid {
-    return (this.#heap.read(this.#records + frame * RECORD_WORDS) & 0xffff) as Domid;
+    return (this.#heap.words[this.#records + frame * RECORD_WORDS]! & 0xffff) as Domid;
   }
 
   references(frame: Mfn): number {
-    return this.#heap.read(this.#records + frame * RECORD_WORDS + REFERENCES);
+    return this.#heap.words[this.#records + frame * RECORD_WORDS + REFERENCES]!;
   }
 
   type(frame: Mfn): FrameType {
-    return (this.#heap.read(this.#records + frame * RECORD_WORDS + TYPE) >>> TYPE_SHIFT) as FrameType;
+    return (this.#heap.words[this.#records + frame * RECORD_WORDS + TYPE]! >>> TYPE_SHIFT) as FrameType;
   }
 
   typeCount(frame: Mfn): number {
-    return this.#heap.read(this.#records + frame * RECORD_WORDS + TYPE) & TYPE_COUNT_MASK;
+    return this.#heap.words[this.#records + frame * RECORD_WORDS + TYPE]! & TYPE_COUNT_MASK;
   }
 
   /** Takes a reference. False when the frame is not allocated to `owner`. xen: get_page. */
   getPage(frame: Mfn, owner: Domid): boolean {
     if (frame >= this.frames) return false;
     const record = this.#records + frame * RECORD_WORDS;
-    const word = this.#heap.read(record + OWNER);
+    const word = this.#heap.words[record + OWNER]!;
     if ((word & ALLOCATED) === 0 || (word & 0xffff) !== owner) return false;
-    this.#heap.write(record + REFERENCES, this.#heap.read(record + REFERENCES) + 1);
+    this.#heap.write(record + REFERENCES, this.#heap.words[record + REFERENCES]! + 1);
     return true;
   }
 
   /** Drops a reference. True when it was the last: the caller removes what maps the frame, then calls {@link free}. */
   putPage(frame: Mfn): boolean {
     const address = this.#records + frame * RECORD_WORDS + REFERENCES;
-    const count = this.#heap.read(address);
-    invariant(count > 0, 'P1', `frame ${frame}: reference dropped below zero`);
+    const count = this.#heap.words[address]!;
+    if (count === 0) throw new HypervisorBug('P1', `frame ${frame}: reference dropped below zero`);
     this.#heap.write(address, count - 1);
     return count === 1;
   }
@@ -146,7 +144,7 @@ export class FrameTable {
    */
   getType(frame: Mfn, type: FrameType): boolean {
     const address = this.#records + frame * RECORD_WORDS + TYPE;
-    const word = this.#heap.read(address);
+    const word = this.#heap.words[address]!;
     const count = word & TYPE_COUNT_MASK;
     if (word >>> TYPE_SHIFT !== type && count !== 0) return false;
     this.#heap.write(address, ((type << TYPE_SHIFT) | (count + 1)) >>> 0);
@@ -155,15 +153,15 @@ export class FrameTable {
 
   putType(frame: Mfn): void {
     const address = this.#records + frame * RECORD_WORDS + TYPE;
-    const word = this.#heap.read(address);
-    invariant((word & TYPE_COUNT_MASK) > 0, 'P3', `frame ${frame}: type reference dropped below zero`);
+    const word = this.#heap.words[address]!;
+    if ((word & TYPE_COUNT_MASK) === 0) throw new HypervisorBug('P3', `frame ${frame}: type reference dropped below zero`);
     this.#heap.write(address, word - 1);
   }
 
   /** Returns a frame without references to the free ones, cleared. */
   free(frame: Mfn): void {
     const record = this.#records + frame * RECORD_WORDS;
-    invariant(this.#heap.read(record + REFERENCES) === 0, 'P1', `frame ${frame} freed while referenced`);
+    if (this.#heap.words[record + REFERENCES] !== 0) throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
     this.clearContents(frame);
@@ -171,10 +169,9 @@ export class FrameTable {
   }
 
   clearContents(frame: Mfn): void {
-    const base = this.contents + frame * PAGE_WORDS;
+    const words = this.#heap.blocks[frame]!;
     for (let word = 0; word < PAGE_WORDS; word += 2) {
-      if ((this.#heap.read(base + word) | this.#heap.read(base + word + 1)) !== 0)
-        this.writeEntry(frame, word >>> 1, 0, 0);
+      if ((words[word]! | words[word + 1]!) !== 0) this.writeEntry(frame, word >>> 1, 0, 0);
     }
   }
 
@@ -185,7 +182,7 @@ export class FrameTable {
 
   /** The watcher's own word about a frame; 0 when the frame is not watched. */
   watchWord(frame: number): number {
-    return this.#heap.read(this.#records + frame * RECORD_WORDS + WATCH);
+    return this.#heap.words[this.#records + frame * RECORD_WORDS + WATCH]!;
   }
 
   setWatchWord(frame: Mfn, value: number): void {
@@ -194,35 +191,33 @@ export class FrameTable {
 
   /** Word `word` (0..1023) of a frame's content. */
   readWord(frame: number, word: number): number {
-    return this.#heap.read(this.contents + frame * PAGE_WORDS + word);
+    return this.#heap.blocks[frame]![word]!;
   }
 
   writeWord(frame: Mfn, word: number, value: number): void {
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, word, 1);
-    this.#heap.write(this.contents + frame * PAGE_WORDS + word, value);
+    this.#heap.writeBlock(frame, word, value);
     if (watched) this.#watcher?.afterWrite(frame, word, 1);
   }
 
   /** Writes 64-bit entry `entry` (0..511) at once. */
   writeEntry(frame: Mfn, entry: number, low: number, high: number): void {
-    const address = this.contents + frame * PAGE_WORDS + entry * 2;
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 2, 2);
-    this.#heap.write(address, low);
-    this.#heap.write(address + 1, high);
+    this.#heap.writeBlock(frame, entry * 2, low);
+    this.#heap.writeBlock(frame, entry * 2 + 1, high);
     if (watched) this.#watcher?.afterWrite(frame, entry * 2, 2);
   }
 
   /** Writes 128-bit entry `entry` (0..255) at once, lowest word first. */
   writeWideEntry(frame: Mfn, entry: number, w0: number, w1: number, w2: number, w3: number): void {
-    const address = this.contents + frame * PAGE_WORDS + entry * 4;
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 4, 4);
-    this.#heap.write(address, w0);
-    this.#heap.write(address + 1, w1);
-    this.#heap.write(address + 2, w2);
-    this.#heap.write(address + 3, w3);
+    this.#heap.writeBlock(frame, entry * 4, w0);
+    this.#heap.writeBlock(frame, entry * 4 + 1, w1);
+    this.#heap.writeBlock(frame, entry * 4 + 2, w2);
+    this.#heap.writeBlock(frame, entry * 4 + 3, w3);
     if (watched) this.#watcher?.afterWrite(frame, entry * 4, 4);
   }
 }

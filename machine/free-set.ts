@@ -3,7 +3,7 @@
 // Kept as a bitmap of used members with summary levels above it (a bit says "this word is full"), so that taking and
 // giving back cost O(log32 size) and the next member depends on nothing but which are used.
 
-import { invariant } from './errors.ts';
+import { HypervisorBug } from './errors.ts';
 import type { Heap } from './heap.ts';
 
 export class FreeSet {
@@ -36,14 +36,14 @@ export class FreeSet {
 
   /** Whether a member is in use. */
   has(member: number): boolean {
-    return (this.#heap.read(this.#levels[0]! + (member >>> 5)) & (1 << (member & 31))) !== 0;
+    return (this.#heap.words[this.#levels[0]! + (member >>> 5)]! & (1 << (member & 31))) !== 0;
   }
 
   /** The lowest free member, now used; -1 when there is none. */
   takeLowest(): number {
     let word = 0;
     for (let level = this.#levels.length - 1; level >= 0; level -= 1) {
-      const free = ~this.#heap.read(this.#levels[level]! + word);
+      const free = ~this.#heap.words[this.#levels[level]! + word]!;
       if (free === 0) return -1;
       word = word * 32 + 31 - Math.clz32(free & -free);
       if (level > 0 && word >= this.#levels[level]! - this.#levels[level - 1]!) return -1;
@@ -55,7 +55,7 @@ export class FreeSet {
 
   /** Takes a given member. */
   take(member: number): void {
-    invariant(member < this.size && !this.has(member), 'SET', `${this.#name}: ${member} taken twice`);
+    if (member >= this.size || this.has(member)) throw new HypervisorBug('SET', `${this.#name}: ${member} taken twice`);
     this.#set(member);
   }
 
@@ -63,7 +63,7 @@ export class FreeSet {
     let bit = member;
     for (const level of this.#levels) {
       const address = level + (bit >>> 5);
-      const word = (this.#heap.read(address) | (1 << (bit & 31))) >>> 0;
+      const word = (this.#heap.words[address]! | (1 << (bit & 31))) >>> 0;
       this.#heap.write(address, word);
       if (word !== 0xffffffff) return;
       bit >>>= 5;
@@ -72,11 +72,11 @@ export class FreeSet {
 
   /** Gives a member back. */
   put(member: number): void {
-    invariant(this.has(member), 'SET', `${this.#name}: ${member} given back while free`);
+    if (!this.has(member)) throw new HypervisorBug('SET', `${this.#name}: ${member} given back while free`);
     let bit = member;
     for (const level of this.#levels) {
       const address = level + (bit >>> 5);
-      const word = this.#heap.read(address);
+      const word = this.#heap.words[address]!;
       this.#heap.write(address, word & ~(1 << (bit & 31)));
       if (word !== 0xffffffff) return;
       bit >>>= 5;

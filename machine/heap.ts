@@ -1,15 +1,15 @@
 // The journaled heap: all hot or large state of a machine, as 32-bit words.
 //
-// The address space of words is sparse. It is cut into blocks of one frame's size; a block that was never written is
-// the shared block of zeros. A segment is a named range of addresses that declares how its words count towards the
-// identity of a state. Every write goes through `write`, which logs the old word while a mark is outstanding.
-
-import { HypervisorBug } from './errors.ts';
+// Segments of fixed size lie one after another in `words`. What grows, the contents of frames, lies in `blocks` of
+// 1024 words each; a block that was never written is the shared block of zeros. Reads go straight to the arrays; every
+// write goes through `write` or `writeBlock`, which log the old word while a mark is outstanding. A segment declares
+// how its words count towards the identity of a state.
 
 const BLOCK_SHIFT = 10;
 const BLOCK_WORDS = 1 << BLOCK_SHIFT;
 const BLOCK_MASK = BLOCK_WORDS - 1;
-const ADDRESS_LIMIT = 2 ** 32;
+/** Addresses from here on are those of words in blocks. */
+const BLOCKS_BASE = 2 ** 31;
 
 /** Position in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
 export type Mark = number & { readonly [markKind]: true };
@@ -18,6 +18,7 @@ declare const markKind: unique symbol;
 /**
  * How a segment's words count towards the identity of a state.
  * - `exact`: each word counts at its address.
+ * - `slots`: records that count at their place, but only while their first word is not 0.
  * - `ring`: only the live window counts, relative to its head.
  * - `pool`: live records count as a set, whichever slot they are in.
  * - `unhashed`: nothing counts (statistics, indexes that other segments determine).
@@ -25,6 +26,7 @@ declare const markKind: unique symbol;
 export type SegmentIdentity =
   | { readonly kind: 'exact' }
   | { readonly kind: 'unhashed' }
+  | { readonly kind: 'slots'; readonly recordWords: number }
   | {
       readonly kind: 'ring';
       readonly rings: number;
@@ -61,8 +63,12 @@ export type CountedWord = (segment: Segment, place: number, value: number) => vo
 const zeros = new Uint32Array(BLOCK_WORDS);
 
 export class Heap {
-  readonly #segments: Segment[] = [];
-  #blocks: Uint32Array[] = [];
+  /** The words of all fixed segments. For reading; replaced by a longer one when a segment is reserved. */
+  words = new Uint32Array(1 << 12);
+  /** The words of what grows, by block. For reading. */
+  readonly blocks: Uint32Array[] = [];
+  #size = 0;
+  #segments: Segment[] = [];
   #log = new Uint32Array(1 << 12);
   #logged = 0;
   #marks: number[] = [];
@@ -74,18 +80,31 @@ export class Heap {
   }
 
   /**
-   * Reserves a range of zeroed words. Costs no memory until it is written.
-   * @throws RangeError when the machine's segments together pass 2^32 words.
+   * Reserves a range of zeroed words.
+   * @throws RangeError when the machine's segments together pass 2^31 words.
    */
   reserve(name: string, words: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
-    const base = this.#blocks.length * BLOCK_WORDS;
-    const blocks = Math.ceil(words / BLOCK_WORDS);
-    if (base + blocks * BLOCK_WORDS > ADDRESS_LIMIT) {
-      throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit in 2^32 words`);
+    const base = this.#size;
+    this.#size += words;
+    if (this.#size > BLOCKS_BASE) throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit`);
+    if (this.#size > this.words.length) {
+      const longer = new Uint32Array(Math.max(this.#size, this.words.length * 2));
+      longer.set(this.words);
+      this.words = longer;
     }
-    for (let i = 0; i < blocks; i += 1) this.#blocks.push(zeros);
-    const segment = Object.freeze({ name, base, words, identity });
-    this.#segments.push(segment);
+    return this.#add({ name, base, words, identity });
+  }
+
+  /** Reserves blocks of 1024 words that cost memory only once they are written. Block numbers go on from the last. */
+  reserveBlocks(name: string, blocks: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
+    const base = BLOCKS_BASE + this.blocks.length * BLOCK_WORDS;
+    if (base + blocks * BLOCK_WORDS > 2 * BLOCKS_BASE) throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
+    for (let block = 0; block < blocks; block += 1) this.blocks.push(zeros);
+    return this.#add({ name, base, words: blocks * BLOCK_WORDS, identity });
+  }
+
+  #add(segment: Segment): Segment {
+    this.#segments.push(Object.freeze(segment));
     return segment;
   }
 
@@ -93,40 +112,45 @@ export class Heap {
     return this.#segments;
   }
 
-  /** The word at an address. */
+  /** The word at an address, of either kind. */
   read(address: number): number {
-    return this.#blocks[address >>> BLOCK_SHIFT]![address & BLOCK_MASK]!;
+    if (address < BLOCKS_BASE) return this.words[address]!;
+    return this.blocks[(address - BLOCKS_BASE) >>> BLOCK_SHIFT]![address & BLOCK_MASK]!;
   }
 
-  /** The one write primitive. `value` is taken modulo 2^32. */
+  /** Writes a word of a fixed segment. `value` is taken modulo 2^32. */
   write(address: number, value: number): void {
-    const block = this.#blocks[address >>> BLOCK_SHIFT]!;
-    const at = address & BLOCK_MASK;
     if (this.#logging) {
-      const old = block[at]!;
+      const old = this.words[address]!;
       if (old === value >>> 0) return;
       this.#record(address, old);
     }
-    if (block === zeros) this.#materialise(address >>> BLOCK_SHIFT)[at] = value;
-    else block[at] = value;
+    this.words[address] = value;
+  }
+
+  /** Writes a word of a block. */
+  writeBlock(block: number, word: number, value: number): void {
+    let words = this.blocks[block]!;
+    const old = words[word]!;
+    if (old === value >>> 0) return;
+    if (this.#logging) this.#record(BLOCKS_BASE + block * BLOCK_WORDS + word, old);
+    if (words === zeros) {
+      words = new Uint32Array(BLOCK_WORDS);
+      this.blocks[block] = words;
+    }
+    words[word] = value;
   }
 
   #record(address: number, old: number): void {
-    if (this.#logged + 2 > this.#log.length) {
-      const grown = new Uint32Array(this.#log.length * 2);
+    const at = this.#logged;
+    if (at === this.#log.length) {
+      const grown = new Uint32Array(at * 2);
       grown.set(this.#log);
       this.#log = grown;
     }
-    this.#log[this.#logged] = address;
-    this.#log[this.#logged + 1] = old;
-    this.#logged += 2;
-  }
-
-  #materialise(block: number): Uint32Array {
-    if (block >= this.#blocks.length) throw new HypervisorBug('HEAP', `write beyond the last segment (block ${block})`);
-    const fresh = new Uint32Array(BLOCK_WORDS);
-    this.#blocks[block] = fresh;
-    return fresh;
+    this.#log[at] = address;
+    this.#log[at + 1] = old;
+    this.#logged = at + 2;
   }
 
   /** Remembers this moment. O(1). From now on old words are logged, until every mark is released. */
@@ -142,7 +166,8 @@ export class Heap {
     const log = this.#log;
     for (let at = this.#logged - 2; at >= mark; at -= 2) {
       const address = log[at]!;
-      this.#blocks[address >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
+      if (address < BLOCKS_BASE) this.words[address] = log[at + 1]!;
+      else this.blocks[(address - BLOCKS_BASE) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
     }
     this.#logged = mark;
   }
@@ -170,18 +195,21 @@ export class Heap {
 
   /** Makes this heap's content equal to another's with the same segments. Marks are not copied. */
   copyFrom(other: Heap): void {
-    if (other.#blocks.length !== this.#blocks.length) throw new TypeError('heaps of different machines');
-    this.#blocks = other.#blocks.map((block) => (block === zeros ? zeros : block.slice()));
+    if (other.#size !== this.#size || other.blocks.length !== this.blocks.length) {
+      throw new TypeError('heaps of different machines');
+    }
+    this.words.set(other.words.subarray(0, other.#size));
+    for (const [block, words] of other.blocks.entries()) this.blocks[block] = words === zeros ? zeros : words.slice();
     this.#marks = [];
     this.#logging = false;
     this.#logged = 0;
   }
 
-  /** Bytes of the blocks that were ever written. */
+  /** Bytes of the fixed segments, and of the blocks that were ever written. */
   get residentBytes(): number {
     let count = 0;
-    for (const block of this.#blocks) if (block !== zeros) count += 1;
-    return count * BLOCK_WORDS * 4;
+    for (const block of this.blocks) if (block !== zeros) count += 1;
+    return this.#size * 4 + count * BLOCK_WORDS * 4;
   }
 
   /** Calls `visit` for every non-zero word that counts towards the state's identity, in address order. */
@@ -189,20 +217,34 @@ export class Heap {
     for (const segment of this.#segments) {
       const { identity } = segment;
       if (identity.kind === 'exact') this.#countExact(segment, visit);
+      else if (identity.kind === 'slots') this.#countSlots(segment, identity.recordWords, visit);
       else if (identity.kind === 'ring') this.#countRings(segment, identity, visit);
       else if (identity.kind === 'pool') this.#countPool(segment, identity, visit);
     }
   }
 
   #countExact(segment: Segment, visit: CountedWord): void {
-    const first = segment.base >>> BLOCK_SHIFT;
-    const last = first + Math.ceil(segment.words / BLOCK_WORDS);
-    for (let b = first; b < last; b += 1) {
-      const block = this.#blocks[b]!;
-      if (block === zeros) continue;
-      for (let i = 0; i < BLOCK_WORDS; i += 1) {
-        const value = block[i]!;
-        if (value !== 0) visit(segment, (b - first) * BLOCK_WORDS + i, value);
+    if (segment.base < BLOCKS_BASE) {
+      for (let place = 0; place < segment.words; place += 1) {
+        const value = this.words[segment.base + place]!;
+        if (value !== 0) visit(segment, place, value);
+      }
+      return;
+    }
+    const first = (segment.base - BLOCKS_BASE) >>> BLOCK_SHIFT;
+    for (let block = 0; block < segment.words >>> BLOCK_SHIFT; block += 1) {
+      const words = this.blocks[first + block]!;
+      if (words === zeros) continue;
+      for (let i = 0; i < BLOCK_WORDS; i += 1) if (words[i] !== 0) visit(segment, block * BLOCK_WORDS + i, words[i]!);
+    }
+  }
+
+  #countSlots(segment: Segment, recordWords: number, visit: CountedWord): void {
+    for (let record = 0; record + recordWords <= segment.words; record += recordWords) {
+      if (this.words[segment.base + record] === 0) continue;
+      for (let w = 0; w < recordWords; w += 1) {
+        const value = this.words[segment.base + record + w]!;
+        if (value !== 0) visit(segment, record + w, value);
       }
     }
   }

@@ -1,6 +1,6 @@
 // Locks as words of the heap: 0 when free, the holder's virtual CPU plus 1 when taken.
 
-import { invariant } from './errors.ts';
+import { HypervisorBug } from './errors.ts';
 import type { Heap } from './heap.ts';
 
 export class Locks {
@@ -16,23 +16,19 @@ export class Locks {
 
   /** Takes a lock, or takes note that this virtual CPU has it. False when another has it. */
   take(lock: number, vcpu: number): boolean {
-    const holder = this.#heap.read(this.#base + lock);
+    const holder = this.#heap.words[this.#base + lock]!;
     if (holder !== 0) return holder === vcpu + 1;
     this.#heap.write(this.#base + lock, vcpu + 1);
     return true;
   }
 
   drop(lock: number, vcpu: number): void {
-    invariant(
-      this.#heap.read(this.#base + lock) === vcpu + 1,
-      'C1',
-      `${this.#name} ${lock} dropped by vCPU ${vcpu}, which has it not`,
-    );
+    if (!(this.#heap.words[this.#base + lock]! === vcpu + 1)) throw new HypervisorBug('C1', `${this.#name} ${lock} dropped by vCPU ${vcpu}, which has it not`);
     this.#heap.write(this.#base + lock, 0);
   }
 
   /** The virtual CPU that holds a lock; -1 when none does. */
   holder(lock: number): number {
-    return this.#heap.read(this.#base + lock) - 1;
+    return this.#heap.words[this.#base + lock]! - 1;
   }
 }

@@ -5,9 +5,16 @@
 
 import type { Heap } from './heap.ts';
 
-/** How far a micro-step got. `blocked` changes nothing: the step is not enabled. */
+/** How far a step got. `blocked` changes nothing: the step is not enabled. */
 export const Progress = { done: 0, more: 1, blocked: 2 } as const;
 export type Progress = (typeof Progress)[keyof typeof Progress];
+
+/**
+ * What a micro-step of an operation says: the phase to go on with, or one of these. A phase function is given the
+ * phase's number and returns the next one; whoever runs it keeps the number, in the record when others may come
+ * between.
+ */
+export const Step = { done: -1, blocked: -2 } as const;
 
 /** Words of a pending record. Scratch words belong to the operation. */
 export const Pending = {
@@ -23,7 +30,7 @@ export const Pending = {
   result: 5,
   scratch: 6,
 } as const;
-const RECORD_WORDS = 24;
+const RECORD_WORDS = 16;
 
 /** Words per element of a batch: the largest is map_grant_ref, 32 bytes. */
 export const ARGUMENT_WORDS = 8;
@@ -40,8 +47,19 @@ export class PendingOperations {
     this.vcpus = options.vcpus;
     this.elementsMax = options.elementsMax;
     this.#heap = heap;
-    this.#records = heap.reserve('pending operations', options.vcpus * RECORD_WORDS).base;
-    this.#arguments = heap.reserve('hypercall arguments', options.vcpus * options.elementsMax * ARGUMENT_WORDS).base;
+    this.#records = heap.reserve('pending operations', options.vcpus * RECORD_WORDS, {
+      kind: 'slots',
+      recordWords: RECORD_WORDS,
+    }).base;
+    const batchWords = options.elementsMax * ARGUMENT_WORDS;
+    this.#arguments = heap.reserve('hypercall arguments', options.vcpus * batchWords, {
+      kind: 'ring',
+      rings: options.vcpus,
+      ringWords: batchWords,
+      recordWords: ARGUMENT_WORDS,
+      // The arguments of an operation that is over count for nothing.
+      window: (vcpu) => ({ head: 0, count: this.isIdle(vcpu) ? 0 : heap.words[this.record(vcpu) + Pending.count]! }),
+    }).base;
   }
 
   /** Address of a virtual CPU's record. */
@@ -55,15 +73,22 @@ export class PendingOperations {
   }
 
   isIdle(vcpu: number): boolean {
-    return this.#heap.read(this.record(vcpu)) === 0;
+    return this.#heap.words[this.record(vcpu)]! === 0;
   }
 
-  /** The operation is over: the record and the arguments are cleared. */
-  clear(vcpu: number): void {
+  /** An operation begins: its record is cleared, but for what the operation is. */
+  open(vcpu: number, op: number, domain: number, count: number): number {
     const heap = this.#heap;
     const record = this.record(vcpu);
-    const end = this.argument(vcpu, heap.read(record + Pending.count));
-    for (let word = 0; word < RECORD_WORDS; word += 1) heap.write(record + word, 0);
-    for (let at = this.argument(vcpu, 0); at < end; at += 1) heap.write(at, 0);
+    heap.write(record, op);
+    for (let word = 1; word < RECORD_WORDS; word += 1) if (heap.words[record + word] !== 0) heap.write(record + word, 0);
+    heap.write(record + Pending.count, count);
+    heap.write(record + Pending.domain, domain);
+    return record;
+  }
+
+  /** The operation is over. What is left in the record counts for nothing. */
+  close(vcpu: number): void {
+    this.#heap.write(this.record(vcpu), 0);
   }
 }

@@ -39,18 +39,17 @@ export class Pool {
 
   /** Number of slots that were ever in use. */
   get slots(): number {
-    return this.#heap.read(this.#index + HIGH_WATER);
+    return this.#heap.words[this.#index + HIGH_WATER]!;
   }
 
   /**
-   * Address of a fresh record of zeros. The caller makes word 0 non-zero.
+   * Address of a free record. The caller writes all of its words, word 0 not 0.
    * @throws RangeError when the pool is full.
    */
   take(): number {
-    const free = this.#heap.read(this.#index + FREE_HEAD);
+    const free = this.#heap.words[this.#index + FREE_HEAD]!;
     if (free !== 0) {
-      this.#heap.write(this.#index + FREE_HEAD, this.#heap.read(free + 1));
-      this.#heap.write(free + 1, 0);
+      this.#heap.write(this.#index + FREE_HEAD, this.#heap.words[free + 1]!);
       return free;
     }
     const slot = this.slots;
@@ -61,10 +60,10 @@ export class Pool {
     return this.segment.base + slot * this.recordWords;
   }
 
-  /** Gives a record back, cleared. */
+  /** Gives a record back. */
   put(record: number): void {
-    for (let word = 0; word < this.recordWords; word += 1) this.#heap.write(record + word, 0);
-    this.#heap.write(record + 1, this.#heap.read(this.#index + FREE_HEAD));
+    this.#heap.write(record, 0);
+    this.#heap.write(record + 1, this.#heap.words[this.#index + FREE_HEAD]!);
     this.#heap.write(this.#index + FREE_HEAD, record);
   }
 }

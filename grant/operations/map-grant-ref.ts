@@ -3,7 +3,7 @@
 import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, type Vcpu } from '../../machine/ids.ts';
-import { Pending, Progress } from '../../machine/pending.ts';
+import { Pending, Progress, Step } from '../../machine/pending.ts';
 import { GNTMAP, hasWritePins, MapElement, pinIncrement, pinsAreFull } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
@@ -40,11 +40,10 @@ export function referencesOf(
   return { pages: device + host, types: readOnly ? 0 : device + hostType };
 }
 
-/** One micro-step of the operation on a virtual CPU. */
-export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu): Progress {
-  const { heap, pending } = context;
-  const record = pending.record(vcpu);
-  switch (heap.read(record + Pending.phase)) {
+/** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
+export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
+  const record = context.pending.record(vcpu);
+  switch (phase) {
     case Phase.check:
       return check(context, vcpu, record);
     case Phase.pin:
@@ -52,51 +51,50 @@ export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu): Progress {
     case Phase.host:
       return host(context, vcpu, record);
     case Phase.hostFlush:
-      return flushThen(context, vcpu, record, Phase.device);
+      return flushThen(context, vcpu, Phase.hostFlush, Phase.device);
     case Phase.device:
       return device(context, vcpu, record);
     case Phase.deviceFlush:
-      return flushThen(context, vcpu, record, Phase.finish);
+      return flushThen(context, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
     case Phase.end:
       context.ports.device.operationEnd(vcpu);
-      heap.write(record + Pending.phase, Phase.endFlush);
-      return Progress.more;
-    default: {
-      const progress = context.ports.device.flush(vcpu);
-      if (progress !== Progress.done) return progress;
-      return context.ports.device.completeOne(vcpu);
-    }
+      return Phase.endFlush;
+    default:
+      return completeAll(context, vcpu, Phase.endFlush, Step.done);
   }
 }
 
-/** Carries the flush on; when nothing is left of it, goes to another phase. */
-function flushThen(context: GrantContext, vcpu: Vcpu, record: number, phase: number): Progress {
+/** Carries the flush on, one piece; when nothing is left of it, goes on with another phase. */
+export function flushThen(context: GrantContext, vcpu: Vcpu, here: number, next: number): number {
   const progress = context.ports.device.flush(vcpu);
-  if (progress !== Progress.done) return progress;
-  context.heap.write(record + Pending.phase, phase);
-  return Progress.more;
+  return progress === Progress.done ? next : progress === Progress.blocked ? Step.blocked : here;
 }
 
-function refuse(context: GrantContext, record: number, status: GrantStatus): Progress {
+/** Carries the flush on, then lets what it held back happen, one by one; then goes on with another phase. */
+export function completeAll(context: GrantContext, vcpu: Vcpu, here: number, next: number): number {
+  const flushed = flushThen(context, vcpu, here, next);
+  if (flushed !== next) return flushed;
+  return context.ports.device.completeOne(vcpu) === Progress.more ? here : next;
+}
+
+function refuse(context: GrantContext, record: number, status: GrantStatus): number {
   context.heap.write(record + STATUS, status);
-  context.heap.write(record + Pending.phase, Phase.finish);
-  return Progress.more;
+  return Phase.finish;
 }
 
 /** 1 to 5: what can be said without the entry, and a handle. */
-function check(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function check(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending, tables } = context;
-  const index = heap.read(record + Pending.index);
-  if (index === heap.read(record + Pending.count)) {
-    heap.write(record + Pending.phase, Phase.end);
-    return Progress.more;
+  const index = heap.words[record + Pending.index]!;
+  if (index === heap.words[record + Pending.count]!) {
+    return Phase.end;
   }
   const element = pending.argument(vcpu, index);
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const flags = heap.read(element + MapElement.flags);
-  const granter = (heap.read(element + MapElement.domainAndStatus) & 0xffff) as Domid;
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const flags = heap.words[element + MapElement.flags]!;
+  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
   heap.write(record + HANDLE, 0);
   if ((flags & (GNTMAP.device_map | GNTMAP.host_map)) === 0) return refuse(context, record, GrantStatus.bad_gntref);
   const hvmForbidden = GNTMAP.device_map | GNTMAP.application_map | GNTMAP.contains_pte;
@@ -108,18 +106,17 @@ function check(context: GrantContext, vcpu: Vcpu, record: number): Progress {
   const handle = tables.maptrack(mapper).take(vcpu);
   if (handle < 0) return refuse(context, record, GrantStatus.no_space);
   heap.write(record + HANDLE, handle + 1);
-  heap.write(record + Pending.phase, Phase.pin);
-  return Progress.more;
+  return Phase.pin;
 }
 
 /** 6 to 10: under the entry's lock, which one micro-step holds from end to end. */
-function pin(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function pin(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending, tables, frames } = context;
-  const element = pending.argument(vcpu, heap.read(record + Pending.index));
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const granter = (heap.read(element + MapElement.domainAndStatus) & 0xffff) as Domid;
-  const ref = heap.read(element + MapElement.ref);
-  const flags = heap.read(element + MapElement.flags);
+  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
+  const ref = heap.words[element + MapElement.ref]!;
+  const flags = heap.words[element + MapElement.flags]!;
   const readOnly = (flags & GNTMAP.readonly) !== 0;
   const increment = pinIncrement(flags);
 
@@ -152,122 +149,112 @@ function pin(context: GrantContext, vcpu: Vcpu, record: number): Progress {
   }
   for (let taken = 0; taken < pages; taken += 1) frames.getPage(frame, granter);
   heap.write(record + FRAME, frame);
-  heap.write(record + Pending.phase, Phase.host);
-  return Progress.more;
+  return Phase.host;
 }
 
-function undoHandle(context: GrantContext, record: number, status: GrantStatus): Progress {
+function undoHandle(context: GrantContext, record: number, status: GrantStatus): number {
   const { heap, tables } = context;
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  tables.maptrack(mapper).put((heap.read(record + HANDLE) - 1) as MaptrackHandle);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  tables.maptrack(mapper).put((heap.words[record + HANDLE]! - 1) as MaptrackHandle);
   heap.write(record + HANDLE, 0);
   return refuse(context, record, status);
 }
 
 /** Undoes what {@link pin} did, after a later step failed. */
-function undoPin(context: GrantContext, vcpu: Vcpu, record: number, status: GrantStatus): Progress {
+function undoPin(context: GrantContext, vcpu: Vcpu, record: number, status: GrantStatus): number {
   const { heap, pending, tables, frames } = context;
-  const element = pending.argument(vcpu, heap.read(record + Pending.index));
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const granter = (heap.read(element + MapElement.domainAndStatus) & 0xffff) as Domid;
-  const flags = heap.read(element + MapElement.flags);
-  const frame = heap.read(record + FRAME) as Mfn;
+  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
+  const flags = heap.words[element + MapElement.flags]!;
+  const frame = heap.words[record + FRAME]! as Mfn;
   const { pages, types } = referencesOf(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
   for (let given = 0; given < types; given += 1) frames.putType(frame);
   for (let given = 0; given < pages; given += 1) frames.putPage(frame);
-  tables.dropPins(granter, heap.read(element + MapElement.ref), pinIncrement(flags), (flags & GNTMAP.readonly) !== 0);
+  tables.dropPins(granter, heap.words[element + MapElement.ref]!, pinIncrement(flags), (flags & GNTMAP.readonly) !== 0);
   return undoHandle(context, record, status);
 }
 
 /** 12: the host mapping. For an HVM mapper that is the p2m entry, and with it what its devices reach. */
-function host(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function host(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending } = context;
-  const element = pending.argument(vcpu, heap.read(record + Pending.index));
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const flags = heap.read(element + MapElement.flags);
+  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const flags = heap.words[element + MapElement.flags]!;
   if ((flags & GNTMAP.host_map) !== 0) {
-    const low = heap.read(element + MapElement.hostLow);
-    const high = heap.read(element + MapElement.hostHigh);
+    const low = heap.words[element + MapElement.hostLow]!;
+    const high = heap.words[element + MapElement.hostHigh]!;
     if (context.domain(mapper)!.kind === 'hvm') {
       const ready = context.ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
-      if (ready === Progress.more) return carryOn(context, vcpu);
+      if (ready === Progress.more) return flushThen(context, vcpu, Phase.host, Phase.host);
       if (ready === Progress.blocked) return undoPin(context, vcpu, record, GrantStatus.general_error);
     }
-    const frame = heap.read(record + FRAME) as Mfn;
+    const frame = heap.words[record + FRAME]! as Mfn;
     if (!context.ports.host.create(vcpu, mapper, low, high, frame, flags)) {
       return undoPin(context, vcpu, record, GrantStatus.general_error);
     }
   }
-  heap.write(record + Pending.phase, Phase.hostFlush);
-  return Progress.more;
-}
-
-/** A flush stands between here and going on: one piece of it; the phase stays. */
-function carryOn(context: GrantContext, vcpu: Vcpu): Progress {
-  const progress = context.ports.device.flush(vcpu);
-  return progress === Progress.done ? Progress.more : progress;
+  return Phase.hostFlush;
 }
 
 /** 13: a PV mapper's devices follow its live handles: the first maps, the first writable one promotes. */
-function device(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function device(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending, tables } = context;
-  const element = pending.argument(vcpu, heap.read(record + Pending.index));
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const granter = (heap.read(element + MapElement.domainAndStatus) & 0xffff) as Domid;
+  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
   if (mapper === granter || !context.domain(mapper)!.syncDevices) {
-    heap.write(record + Pending.phase, Phase.finish);
-    return Progress.more;
+    return Phase.finish;
   }
-  const frame = heap.read(record + FRAME) as Mfn;
-  const readOnly = (heap.read(element + MapElement.flags) & GNTMAP.readonly) !== 0;
+  const frame = heap.words[record + FRAME]! as Mfn;
+  const readOnly = (heap.words[element + MapElement.flags]! & GNTMAP.readonly) !== 0;
   // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.
-  if (!context.locks.take(mapper, vcpu)) return Progress.blocked;
+  if (!context.locks.take(mapper, vcpu)) return Step.blocked;
   const writers = tables.writers(mapper, frame);
   const readers = tables.readers(mapper, frame);
   if (readers === 0 && writers === 0) {
     const ready = context.ports.device.prepare(vcpu, mapper, frame);
-    if (ready === Progress.more) return carryOn(context, vcpu);
+    if (ready === Progress.more) return flushThen(context, vcpu, Phase.device, Phase.device);
     if (ready === Progress.blocked) return undoDevice(context, vcpu, record);
   }
   const mustMap = readOnly ? readers === 0 && writers === 0 : writers === 0;
   if (mustMap && context.ports.device.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0)
     return undoDevice(context, vcpu, record);
   tables.countHandle(mapper, frame, readOnly, 1);
-  heap.write(record + Pending.phase, Phase.deviceFlush);
-  return Progress.more;
+  return Phase.deviceFlush;
 }
 
-function undoDevice(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function undoDevice(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending } = context;
-  const element = pending.argument(vcpu, heap.read(record + Pending.index));
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const flags = heap.read(element + MapElement.flags);
+  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const flags = heap.words[element + MapElement.flags]!;
   context.locks.drop(mapper, vcpu);
   if ((flags & GNTMAP.host_map) !== 0) {
-    const low = heap.read(element + MapElement.hostLow);
-    const high = heap.read(element + MapElement.hostHigh);
-    context.ports.host.destroy(vcpu, mapper, low, high, heap.read(record + FRAME) as Mfn, flags);
+    const low = heap.words[element + MapElement.hostLow]!;
+    const high = heap.words[element + MapElement.hostHigh]!;
+    context.ports.host.destroy(vcpu, mapper, low, high, heap.words[record + FRAME]! as Mfn, flags);
   }
   return undoPin(context, vcpu, record, GrantStatus.general_error);
 }
 
 /** The outcome goes to the guest; on success the handle comes to life. */
-function finish(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending, tables } = context;
-  const index = heap.read(record + Pending.index);
+  const index = heap.words[record + Pending.index]!;
   const element = pending.argument(vcpu, index);
-  const mapper = heap.read(record + Pending.domain) as Domid;
+  const mapper = heap.words[record + Pending.domain]! as Domid;
   if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
-  const status = heap.read(record + STATUS);
-  const granter = (heap.read(element + MapElement.domainAndStatus) & 0xffff) as Domid;
+  const status = heap.words[record + STATUS]!;
+  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
   heap.write(element + MapElement.domainAndStatus, granter | ((status & 0xffff) << 16));
   if (status === GrantStatus.okay) {
-    const handle = (heap.read(record + HANDLE) - 1) as MaptrackHandle;
+    const handle = (heap.words[record + HANDLE]! - 1) as MaptrackHandle;
     const flags =
-      heap.read(element + MapElement.flags) &
+      heap.words[element + MapElement.flags]! &
       (GNTMAP.device_map | GNTMAP.host_map | GNTMAP.readonly | GNTMAP.contains_pte);
-    const frame = heap.read(record + FRAME);
-    tables.maptrack(mapper).set(handle, granter, heap.read(element + MapElement.ref), flags);
+    const frame = heap.words[record + FRAME]!;
+    tables.maptrack(mapper).set(handle, granter, heap.words[element + MapElement.ref]!, flags);
     heap.write(element + MapElement.handle, handle);
     heap.write(element + MapElement.busLow, frame << 12);
     heap.write(element + MapElement.busHigh, frame >>> 20);
@@ -275,6 +262,5 @@ function finish(context: GrantContext, vcpu: Vcpu, record: number): Progress {
   context.ports.device.elementEnd(vcpu);
   heap.write(record + STATUS, 0);
   heap.write(record + Pending.index, index + 1);
-  heap.write(record + Pending.phase, Phase.check);
-  return Progress.more;
+  return Phase.check;
 }

@@ -5,16 +5,16 @@
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
-import { Pending, Progress } from '../../machine/pending.ts';
+import { Pending, Step } from '../../machine/pending.ts';
 import { GNTMAP, pinIncrement, UnmapElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
-import { referencesOf } from './map-grant-ref.ts';
+import { completeAll, flushThen, referencesOf } from './map-grant-ref.ts';
 
 /** Elements between two ends of a batch. xen: GNTTAB_UNMAP_BATCH_SIZE. */
 export const UNMAP_BATCH = 32;
 
-const Phase = { take: 0, hostFlush: 1, device: 2, deviceFlush: 3, finish: 4, batchEnd: 5, batchFlush: 6 } as const;
+const Phase = { take: 0, hostFlush: 1, device: 2, deviceFlush: 3, finish: 4, batchEnd: 5, batchFlush: 6, nextBatch: 7 } as const;
 
 const FRAME = Pending.scratch;
 const STATUS = Pending.scratch + 1;
@@ -25,61 +25,43 @@ const FLAGS = Pending.scratch + 4;
 const HALVES = Pending.scratch + 5;
 const IN_BATCH = Pending.scratch + 6;
 
-/** One micro-step of the operation on a virtual CPU. */
-export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu): Progress {
-  const { heap, pending } = context;
-  const record = pending.record(vcpu);
-  switch (heap.read(record + Pending.phase)) {
+/** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
+export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
+  const record = context.pending.record(vcpu);
+  switch (phase) {
     case Phase.take:
       return take(context, vcpu, record);
     case Phase.hostFlush:
-      return flushThen(context, vcpu, record, Phase.device);
+      return flushThen(context, vcpu, Phase.hostFlush, Phase.device);
     case Phase.device:
       return device(context, vcpu, record);
     case Phase.deviceFlush:
-      return flushThen(context, vcpu, record, Phase.finish);
+      return flushThen(context, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
     case Phase.batchEnd:
       context.ports.device.operationEnd(vcpu);
-      heap.write(record + Pending.phase, Phase.batchFlush);
-      return Progress.more;
+      return Phase.batchFlush;
+    case Phase.batchFlush:
+      return completeAll(context, vcpu, Phase.batchFlush, Phase.nextBatch);
     default:
-      return batchFlush(context, vcpu, record);
+      if (context.heap.words[record + Pending.index] === context.heap.words[record + Pending.count]) return Step.done;
+      context.heap.write(record + IN_BATCH, 0);
+      return Phase.take;
   }
-}
-
-function flushThen(context: GrantContext, vcpu: Vcpu, record: number, phase: number): Progress {
-  const progress = context.ports.device.flush(vcpu);
-  if (progress !== Progress.done) return progress;
-  context.heap.write(record + Pending.phase, phase);
-  return Progress.more;
-}
-
-/** The end of a batch: its flush, then one held-back end after another, then the next batch. */
-function batchFlush(context: GrantContext, vcpu: Vcpu, record: number): Progress {
-  const { heap } = context;
-  const progress = context.ports.device.flush(vcpu);
-  if (progress !== Progress.done) return progress;
-  if (context.ports.device.completeOne(vcpu) === Progress.more) return Progress.more;
-  if (heap.read(record + Pending.index) === heap.read(record + Pending.count)) return Progress.done;
-  heap.write(record + IN_BATCH, 0);
-  heap.write(record + Pending.phase, Phase.take);
-  return Progress.more;
 }
 
 /** 1 to 9 of the first pass: the handle, its addresses, the host mapping. */
-function take(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function take(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending, tables } = context;
-  const index = heap.read(record + Pending.index);
-  if (index === heap.read(record + Pending.count) || heap.read(record + IN_BATCH) === UNMAP_BATCH) {
-    heap.write(record + Pending.phase, Phase.batchEnd);
-    return Progress.more;
+  const index = heap.words[record + Pending.index]!;
+  if (index === heap.words[record + Pending.count]! || heap.words[record + IN_BATCH]! === UNMAP_BATCH) {
+    return Phase.batchEnd;
   }
   const element = pending.argument(vcpu, index);
-  const mapper = heap.read(record + Pending.domain) as Domid;
+  const mapper = heap.words[record + Pending.domain]! as Domid;
   const maptrack = tables.maptrack(mapper);
-  const handle = heap.read(element + UnmapElement.handle) as MaptrackHandle;
+  const handle = heap.words[element + UnmapElement.handle]! as MaptrackHandle;
   const flags = maptrack.flags(handle);
   heap.write(record + HALVES, 0);
   if (flags === 0) return end(context, record, GrantStatus.bad_handle);
@@ -88,14 +70,14 @@ function take(context: GrantContext, vcpu: Vcpu, record: number): Progress {
   if (ref >= tables.entries(granter)) return end(context, record, GrantStatus.bad_handle);
   const frame = tables.activeFrame(granter, ref);
 
-  const busLow = heap.read(element + UnmapElement.busLow);
-  const busHigh = heap.read(element + UnmapElement.busHigh);
+  const busLow = heap.words[element + UnmapElement.busLow]!;
+  const busHigh = heap.words[element + UnmapElement.busHigh]!;
   const takesDevice = (busLow | busHigh) !== 0 && (flags & GNTMAP.device_map) !== 0;
   if (takesDevice && (busLow !== (frame << 12) >>> 0 || busHigh !== frame >>> 20)) {
     return end(context, record, GrantStatus.bad_dev_addr);
   }
-  const hostLow = heap.read(element + UnmapElement.hostLow);
-  const hostHigh = heap.read(element + UnmapElement.hostHigh);
+  const hostLow = heap.words[element + UnmapElement.hostLow]!;
+  const hostHigh = heap.words[element + UnmapElement.hostHigh]!;
   const takesHost = (hostLow | hostHigh) !== 0 && (flags & GNTMAP.host_map) !== 0;
   if (takesHost && !context.ports.host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags)) {
     return end(context, record, GrantStatus.general_error);
@@ -110,27 +92,25 @@ function take(context: GrantContext, vcpu: Vcpu, record: number): Progress {
   if ((left & (GNTMAP.host_map | GNTMAP.device_map)) !== 0) maptrack.setFlags(handle, left);
   else maptrack.put(handle);
   heap.write(record + STATUS, GrantStatus.okay);
-  heap.write(record + Pending.phase, Phase.hostFlush);
-  return Progress.more;
+  return Phase.hostFlush;
 }
 
-function end(context: GrantContext, record: number, status: GrantStatus): Progress {
+function end(context: GrantContext, record: number, status: GrantStatus): number {
   context.heap.write(record + STATUS, status);
-  context.heap.write(record + Pending.phase, Phase.finish);
-  return Progress.more;
+  return Phase.finish;
 }
 
 /** The mapper's devices follow its live handles: the last goes, the last writable one demotes. */
-function device(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function device(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, tables } = context;
-  const mapper = heap.read(record + Pending.domain) as Domid;
-  const granter = heap.read(record + GRANTER) as Domid;
-  const halves = heap.read(record + HALVES);
-  const flags = heap.read(record + FLAGS);
+  const mapper = heap.words[record + Pending.domain]! as Domid;
+  const granter = heap.words[record + GRANTER]! as Domid;
+  const halves = heap.words[record + HALVES]!;
+  const flags = heap.words[record + FLAGS]!;
   const isLast = halves !== 0 && (flags & ~halves & (GNTMAP.host_map | GNTMAP.device_map)) === 0;
   if (isLast && mapper !== granter && context.domain(mapper)!.syncDevices) {
-    if (!context.locks.take(mapper, vcpu)) return Progress.blocked;
-    const frame = heap.read(record + FRAME) as Mfn;
+    if (!context.locks.take(mapper, vcpu)) return Step.blocked;
+    const frame = heap.words[record + FRAME]! as Mfn;
     const readOnly = (flags & GNTMAP.readonly) !== 0;
     tables.countHandle(mapper, frame, readOnly, -1);
     const writers = tables.writers(mapper, frame);
@@ -139,29 +119,26 @@ function device(context: GrantContext, vcpu: Vcpu, record: number): Progress {
     else if (!readOnly && writers === 0) context.ports.device.map(vcpu, mapper, frame, 1);
   }
   if (halves !== 0) holdEnd(context, vcpu, record, mapper, granter);
-  heap.write(record + Pending.phase, Phase.deviceFlush);
-  return Progress.more;
+  return Phase.deviceFlush;
 }
 
 function holdEnd(context: GrantContext, vcpu: Vcpu, record: number, mapper: Domid, granter: Domid): void {
   const { heap } = context;
-  const halves = heap.read(record + HALVES) | (heap.read(record + FLAGS) & GNTMAP.readonly);
-  const frame = heap.read(record + FRAME) as Mfn;
-  context.ports.device.holdGrant(vcpu, granter, heap.read(record + REF), halves, frame, mapper);
+  const halves = heap.words[record + HALVES]! | (heap.words[record + FLAGS]! & GNTMAP.readonly);
+  const frame = heap.words[record + FRAME]! as Mfn;
+  context.ports.device.holdGrant(vcpu, granter, heap.words[record + REF]!, halves, frame, mapper);
 }
 
-function finish(context: GrantContext, vcpu: Vcpu, record: number): Progress {
+function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending } = context;
-  const index = heap.read(record + Pending.index);
-  const mapper = heap.read(record + Pending.domain) as Domid;
+  const index = heap.words[record + Pending.index]!;
+  const mapper = heap.words[record + Pending.domain]! as Domid;
   if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
-  heap.write(pending.argument(vcpu, index) + UnmapElement.status, heap.read(record + STATUS) & 0xffff);
+  heap.write(pending.argument(vcpu, index) + UnmapElement.status, heap.words[record + STATUS]! & 0xffff);
   context.ports.device.elementEnd(vcpu);
-  for (let word = FRAME; word <= HALVES; word += 1) heap.write(record + word, 0);
-  heap.write(record + IN_BATCH, heap.read(record + IN_BATCH) + 1);
+  heap.write(record + IN_BATCH, heap.words[record + IN_BATCH]! + 1);
   heap.write(record + Pending.index, index + 1);
-  heap.write(record + Pending.phase, Phase.take);
-  return Progress.more;
+  return Phase.take;
 }
 
 /**

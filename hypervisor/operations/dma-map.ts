@@ -3,7 +3,7 @@
 import { Errno } from '../../machine/errno.ts';
 import type { Dfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Pending, Progress } from '../../machine/pending.ts';
+import { Pending, Progress, Step } from '../../machine/pending.ts';
 import type { DriverAccess } from '../device-access.ts';
 import type { Parts } from '../parts.ts';
 
@@ -25,50 +25,55 @@ export interface OperationContext {
   readonly access: DriverAccess;
 }
 
-function fail(context: OperationContext, record: number, errno: number): Progress {
+function fail(context: OperationContext, record: number, errno: number): number {
   context.parts.heap.write(record + Pending.result, errno);
-  return Progress.done;
+  return Step.done;
 }
 
 function firstDfn(context: OperationContext, record: number): number {
   const { heap } = context.parts;
-  return heap.read(record + DmaScratch.dfnLow) + heap.read(record + DmaScratch.dfnHigh) * 2 ** 32;
+  return heap.words[record + DmaScratch.dfnLow]! + heap.words[record + DmaScratch.dfnHigh]! * 2 ** 32;
 }
 
 /** One micro-step of dma_map: pages go in one by one, each change flushed as the policy wishes. */
-export function stepDmaMap(context: OperationContext, vcpu: Vcpu): Progress {
-  const { heap, pending } = context.parts;
+export function stepDmaMap(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  const { pending } = context.parts;
   const record = pending.record(vcpu);
-  switch (heap.read(record + Pending.phase)) {
+  switch (phase) {
     case Phase.check:
       return checkMap(context, record);
     case Phase.page:
       return mapPage(context, vcpu, record);
     case Phase.pageFlush:
-      return flushThen(context, vcpu, record, Phase.page);
+      return flushThen(context, vcpu, Phase.pageFlush, Phase.page);
     case Phase.end:
       context.access.operationEnd(vcpu);
-      heap.write(record + Pending.phase, Phase.endFlush);
-      return Progress.more;
+      return Phase.endFlush;
     default:
-      return finish(context, vcpu);
+      return completeAll(context, vcpu, Phase.endFlush, Step.done);
   }
 }
 
-function flushThen(context: OperationContext, vcpu: Vcpu, record: number, phase: number): Progress {
+/** Carries the flush on, one piece; when nothing is left of it, goes on with another phase. */
+export function flushThen(context: OperationContext, vcpu: Vcpu, here: number, next: number): number {
   const progress = context.access.flush(vcpu);
-  if (progress !== Progress.done) return progress;
-  context.parts.heap.write(record + Pending.phase, phase);
-  return Progress.more;
+  return progress === Progress.done ? next : progress === Progress.blocked ? Step.blocked : here;
+}
+
+/** Carries the flush on, then lets what it held back happen, one by one; then goes on with another phase. */
+export function completeAll(context: OperationContext, vcpu: Vcpu, here: number, next: number): number {
+  const flushed = flushThen(context, vcpu, here, next);
+  if (flushed !== next) return flushed;
+  return context.access.completeOne(vcpu) === Progress.more ? here : next;
 }
 
 /** Everything that can be refused is refused before anything is changed. */
-function checkMap(context: OperationContext, record: number): Progress {
+function checkMap(context: OperationContext, record: number): number {
   const { heap, driver, frames } = context.parts;
-  const domain = heap.read(record + Pending.domain) as Domid;
+  const domain = heap.words[record + Pending.domain]! as Domid;
   const dfn = firstDfn(context, record);
-  const frame = heap.read(record + DmaScratch.frame);
-  const pages = heap.read(record + DmaScratch.pages);
+  const frame = heap.words[record + DmaScratch.frame]!;
+  const pages = heap.words[record + DmaScratch.pages]!;
   if (!driver.tables.exists(domain)) return fail(context, record, Errno.EOPNOTSUPP);
   if (pages === 0) return fail(context, record, Errno.EINVAL);
   if (!driver.tables.reaches((dfn + pages - 1) as Dfn)) return fail(context, record, Errno.ERANGE);
@@ -79,96 +84,80 @@ function checkMap(context: OperationContext, record: number): Progress {
       return fail(context, record, Errno.EEXIST);
     }
   }
-  heap.write(record + Pending.phase, Phase.page);
-  return Progress.more;
+  return Phase.page;
 }
 
-function mapPage(context: OperationContext, vcpu: Vcpu, record: number): Progress {
+function mapPage(context: OperationContext, vcpu: Vcpu, record: number): number {
   const { heap, driver } = context.parts;
-  const domain = heap.read(record + Pending.domain) as Domid;
-  const failed = heap.read(record + Pending.result) | 0;
+  const domain = heap.words[record + Pending.domain]! as Domid;
+  const failed = heap.words[record + Pending.result]! | 0;
   if (failed !== 0) return undoMap(context, vcpu, record, failed);
-  const done = heap.read(record + DmaScratch.done);
-  if (done === heap.read(record + DmaScratch.pages)) {
-    heap.write(record + Pending.phase, Phase.end);
-    return Progress.more;
+  const done = heap.words[record + DmaScratch.done]!;
+  if (done === heap.words[record + DmaScratch.pages]!) {
+    return Phase.end;
   }
   const dfn = (firstDfn(context, record) + done) as Dfn;
   const ready = context.access.prepare(vcpu, domain, dfn);
-  if (ready === Progress.more) {
-    const progress = context.access.flush(vcpu);
-    return progress === Progress.done ? Progress.more : progress;
-  }
-  const frame = (heap.read(record + DmaScratch.frame) + done) as Mfn;
+  if (ready === Progress.more) return flushThen(context, vcpu, Phase.page, Phase.page);
+  const frame = (heap.words[record + DmaScratch.frame]! + done) as Mfn;
   const errno =
     ready === Progress.blocked
       ? Errno.EBUSY
-      : driver.map(vcpu, domain, dfn, frame, heap.read(record + DmaScratch.rights));
+      : driver.map(vcpu, domain, dfn, frame, heap.words[record + DmaScratch.rights]!);
   if (errno !== 0) return undoMap(context, vcpu, record, errno);
   heap.write(record + DmaScratch.done, done + 1);
-  heap.write(record + Pending.phase, Phase.pageFlush);
-  return Progress.more;
+  return Phase.pageFlush;
 }
 
 /** Takes back the pages that went in before one failed. */
-function undoMap(context: OperationContext, vcpu: Vcpu, record: number, errno: number): Progress {
+function undoMap(context: OperationContext, vcpu: Vcpu, record: number, errno: number): number {
   const { heap, driver } = context.parts;
-  const domain = heap.read(record + Pending.domain) as Domid;
-  const done = heap.read(record + DmaScratch.done);
+  const domain = heap.words[record + Pending.domain]! as Domid;
+  const done = heap.words[record + DmaScratch.done]!;
   if (done === 0) return fail(context, record, errno);
   driver.unmap(vcpu, domain, (firstDfn(context, record) + done - 1) as Dfn, 0);
   heap.write(record + DmaScratch.done, done - 1);
   heap.write(record + Pending.result, errno);
-  heap.write(record + Pending.phase, Phase.pageFlush);
-  return Progress.more;
-}
-
-function finish(context: OperationContext, vcpu: Vcpu): Progress {
-  const progress = context.access.flush(vcpu);
-  return progress === Progress.done ? context.access.completeOne(vcpu) : progress;
+  return Phase.pageFlush;
 }
 
 /** One micro-step of dma_unmap: the range goes in the largest naturally aligned pieces. */
-export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu): Progress {
+export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
   const { heap, pending } = context.parts;
   const record = pending.record(vcpu);
-  switch (heap.read(record + Pending.phase)) {
+  switch (phase) {
     case Phase.check:
-      if (!context.parts.driver.tables.exists(heap.read(record + Pending.domain) as Domid)) {
+      if (!context.parts.driver.tables.exists(heap.words[record + Pending.domain]! as Domid)) {
         return fail(context, record, Errno.EOPNOTSUPP);
       }
-      heap.write(record + Pending.phase, Phase.page);
-      return Progress.more;
+      return Phase.page;
     case Phase.page:
       return unmapPiece(context, vcpu, record);
     case Phase.pageFlush:
-      return flushThen(context, vcpu, record, Phase.page);
+      return flushThen(context, vcpu, Phase.pageFlush, Phase.page);
     case Phase.end:
       context.access.operationEnd(vcpu);
-      heap.write(record + Pending.phase, Phase.endFlush);
-      return Progress.more;
+      return Phase.endFlush;
     default:
-      return finish(context, vcpu);
+      return completeAll(context, vcpu, Phase.endFlush, Step.done);
   }
 }
 
-function unmapPiece(context: OperationContext, vcpu: Vcpu, record: number): Progress {
+function unmapPiece(context: OperationContext, vcpu: Vcpu, record: number): number {
   const { heap, driver } = context.parts;
-  const domain = heap.read(record + Pending.domain) as Domid;
-  const done = heap.read(record + DmaScratch.done);
-  const left = heap.read(record + DmaScratch.pages) - done;
+  const domain = heap.words[record + Pending.domain]! as Domid;
+  const done = heap.words[record + DmaScratch.done]!;
+  const left = heap.words[record + DmaScratch.pages]! - done;
   if (left === 0) {
-    heap.write(record + Pending.phase, Phase.end);
-    return Progress.more;
+    return Phase.end;
   }
   const dfn = (firstDfn(context, record) + done) as Dfn;
   const order = pieceOrder(dfn, left);
   const removed = driver.unmap(vcpu, domain, dfn, order);
   if (removed > 0) context.access.holdDmaRange(vcpu, domain, dfn, order);
-  heap.write(record + Pending.result, heap.read(record + Pending.result) + removed);
+  heap.write(record + Pending.result, heap.words[record + Pending.result]! + removed);
   heap.write(record + DmaScratch.done, done + 2 ** order);
-  heap.write(record + Pending.phase, Phase.pageFlush);
-  return Progress.more;
+  return Phase.pageFlush;
 }
 
 /** Largest order, at most 9, of an aligned block that starts at `dfn` and fits in `left` pages. */

@@ -12,7 +12,7 @@ export class Clock {
   }
 
   get nowUs(): number {
-    return this.#heap.read(this.#at) + this.#heap.read(this.#at + 1) * 2 ** 32;
+    return this.#heap.words[this.#at]! + this.#heap.words[this.#at + 1]! * 2 ** 32;
   }
 
   /** @throws RangeError when time would go back. */

@@ -45,16 +45,16 @@ export class DeviceTables {
 
   /** The root of a domain's table; -1 when it has none. */
   root(domain: Domid): Mfn | -1 {
-    return (this.#heap.read(this.#records + domain * RECORD_WORDS + ROOT) - 1) as Mfn | -1;
+    return (this.#heap.words[this.#records + domain * RECORD_WORDS + ROOT]! - 1) as Mfn | -1;
   }
 
   exists(domain: Domid): boolean {
-    return this.#heap.read(this.#records + domain * RECORD_WORDS + ROOT) !== 0;
+    return this.#heap.words[this.#records + domain * RECORD_WORDS + ROOT]! !== 0;
   }
 
   /** Bitmap of the units that serve a domain: a device of it is behind each. xen: iommu_bitmap. */
   units(domain: Domid): number {
-    return this.#heap.read(this.#records + domain * RECORD_WORDS + UNITS);
+    return this.#heap.words[this.#records + domain * RECORD_WORDS + UNITS]!;
   }
 
   setUnits(domain: Domid, units: number): void {

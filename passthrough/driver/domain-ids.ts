@@ -27,12 +27,12 @@ export class DomainIds {
 
   /** The domain's did on this unit; -1 when it has none. */
   didOf(domain: Domid): Did | -1 {
-    return (this.#heap.read(this.#didOf + domain) - 1) as Did | -1;
+    return (this.#heap.words[this.#didOf + domain]! - 1) as Did | -1;
   }
 
   /** The domain that a did stands for; -1 when it is free. */
   domainOf(did: number): Domid | -1 {
-    return (this.#heap.read(this.#domainOf + did) - 1) as Domid | -1;
+    return (this.#heap.words[this.#domainOf + did]! - 1) as Domid | -1;
   }
 
   /** The domain's did, the lowest free one if it has none yet. -EBUSY when all are used. */

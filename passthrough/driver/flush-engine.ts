@@ -180,7 +180,7 @@ export class FlushEngine {
   request(vcpu: Vcpu, kind: number, domain: number, dfn: number, order: number): void {
     const heap = this.#heap;
     const state = this.#state(vcpu);
-    const count = heap.read(state + COUNT);
+    const count = heap.words[state + COUNT]!;
     if (count === REQUESTS_MAX)
       throw new RangeError(`policy ${this.policy.name}: more than ${REQUESTS_MAX} invalidations asked for at once`);
     const at = state + REQUESTS + count * REQUEST_WORDS;
@@ -216,16 +216,16 @@ export class FlushEngine {
 
   isUnwaited(vcpu: Vcpu): boolean {
     const state = this.#state(vcpu);
-    return this.#heap.read(state + TOUCHED) !== 0 || this.#heap.read(state + COUNT) !== 0;
+    return this.#heap.words[state + TOUCHED]! !== 0 || this.#heap.words[state + COUNT]! !== 0;
   }
 
   /** Whether anything is left to carry out on this CPU. */
   isIdle(vcpu: Vcpu): boolean {
     const state = this.#state(vcpu);
     return (
-      this.#heap.read(state + COUNT) === 0 &&
-      this.#heap.read(state + WAIT_WANTED) === 0 &&
-      this.#heap.read(state + PHASE) === SUBMIT
+      this.#heap.words[state + COUNT]! === 0 &&
+      this.#heap.words[state + WAIT_WANTED]! === 0 &&
+      this.#heap.words[state + PHASE]! === SUBMIT
     );
   }
 
@@ -233,33 +233,33 @@ export class FlushEngine {
   step(vcpu: Vcpu): Progress {
     const heap = this.#heap;
     const state = this.#state(vcpu);
-    const phase = heap.read(state + PHASE);
+    const phase = heap.words[state + PHASE]!;
     if (phase === WAIT) return this.#wait(vcpu, state);
     if (phase === SUBMIT_WAITS) return this.#submitWaits(vcpu, state);
-    const count = heap.read(state + COUNT);
+    const count = heap.words[state + COUNT]!;
     if (count > 0) return this.#submit(vcpu, state, count);
-    if (heap.read(state + WAIT_WANTED) === 0) return Progress.done;
+    if (heap.words[state + WAIT_WANTED]! === 0) return Progress.done;
     heap.write(state + PHASE, SUBMIT_WAITS);
-    heap.write(state + AWAITED, heap.read(state + TOUCHED));
+    heap.write(state + AWAITED, heap.words[state + TOUCHED]!);
     heap.write(state + UNIT, 0);
     return this.#submitWaits(vcpu, state);
   }
 
   #submit(vcpu: Vcpu, state: number, count: number): Progress {
     const heap = this.#heap;
-    const next = heap.read(state + NEXT);
+    const next = heap.words[state + NEXT]!;
     const at = state + REQUESTS + next * REQUEST_WORDS;
-    const kind = heap.read(at);
-    const domain = (heap.read(at + 1) & 0xffff) as Domid;
-    const order = heap.read(at + 1) >>> 16;
-    const dfn = (heap.read(at + 2) + heap.read(at + 3) * 2 ** 32) as Dfn;
+    const kind = heap.words[at]!;
+    const domain = (heap.words[at + 1]! & 0xffff) as Domid;
+    const order = heap.words[at + 1]! >>> 16;
+    const dfn = (heap.words[at + 2]! + heap.words[at + 3]! * 2 ** 32) as Dfn;
     const mask = this.#unitsOf(kind & 0xff, domain, order);
-    const unit = nextBit(mask, heap.read(state + UNIT));
+    const unit = nextBit(mask, heap.words[state + UNIT]!);
     if (unit >= 0) {
       const on = this.#units[unit]!;
       if (!isRegisterIdle(on) || !hasRoom(on)) return Progress.blocked;
       if (this.#submitTo(on, kind, domain, dfn, order))
-        heap.write(state + TOUCHED, heap.read(state + TOUCHED) | (1 << unit));
+        heap.write(state + TOUCHED, heap.words[state + TOUCHED]! | (1 << unit));
       heap.write(state + UNIT, unit + 1);
       if (nextBit(mask, unit + 1) >= 0) return Progress.more;
     }
@@ -274,7 +274,7 @@ export class FlushEngine {
     }
     heap.write(state + COUNT, 0);
     heap.write(state + NEXT, 0);
-    return heap.read(state + WAIT_WANTED) === 0 ? Progress.done : Progress.more;
+    return heap.words[state + WAIT_WANTED]! === 0 ? Progress.done : Progress.more;
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
@@ -299,8 +299,8 @@ export class FlushEngine {
 
   #submitWaits(vcpu: Vcpu, state: number): Progress {
     const heap = this.#heap;
-    const awaited = heap.read(state + AWAITED);
-    const unit = nextBit(awaited, heap.read(state + UNIT));
+    const awaited = heap.words[state + AWAITED]!;
+    const unit = nextBit(awaited, heap.words[state + UNIT]!);
     if (unit >= 0) {
       const on = this.#units[unit]!;
       if (on.queueEnabled) {
@@ -325,7 +325,7 @@ export class FlushEngine {
 
   #wait(vcpu: Vcpu, state: number): Progress {
     const heap = this.#heap;
-    const awaited = heap.read(state + AWAITED);
+    const awaited = heap.words[state + AWAITED]!;
     for (let unit = nextBit(awaited, 0); unit >= 0; unit = nextBit(awaited, unit + 1)) {
       const on = this.#units[unit]!;
       const isOver = on.queueEnabled
@@ -333,7 +333,7 @@ export class FlushEngine {
         : isRegisterIdle(on);
       if (!isOver) return Progress.blocked;
     }
-    heap.write(state + TOUCHED, heap.read(state + TOUCHED) & ~awaited);
+    heap.write(state + TOUCHED, heap.words[state + TOUCHED]! & ~awaited);
     heap.write(state + AWAITED, 0);
     heap.write(state + WAIT_WANTED, 0);
     heap.write(state + PHASE, SUBMIT);
@@ -344,7 +344,7 @@ export class FlushEngine {
   /** Units that this CPU waits for now: the hardware to let run. 0 when it does not wait. */
   awaited(vcpu: Vcpu): number {
     const state = this.#state(vcpu);
-    return this.#heap.read(state + PHASE) === WAIT ? this.#heap.read(state + AWAITED) : 0;
+    return this.#heap.words[state + PHASE]! === WAIT ? this.#heap.words[state + AWAITED]! : 0;
   }
 }
 

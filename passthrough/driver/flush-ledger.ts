@@ -70,11 +70,11 @@ export class FlushLedger {
   }
 
   #head(vcpu: number): number {
-    return this.#heap.read(this.#index + vcpu * 4);
+    return this.#heap.words[this.#index + vcpu * 4]!;
   }
 
   #tail(vcpu: number): number {
-    return this.#heap.read(this.#index + vcpu * 4 + 1);
+    return this.#heap.words[this.#index + vcpu * 4 + 1]!;
   }
 
   /** Live records of a CPU's queue. */
@@ -84,7 +84,7 @@ export class FlushLedger {
 
   /** Removals of a CPU that nothing submitted covers. */
   uncovered(vcpu: number): number {
-    return this.#heap.read(this.#index + vcpu * 4 + 3);
+    return this.#heap.words[this.#index + vcpu * 4 + 3]!;
   }
 
   #record(vcpu: number, position: number): number {
@@ -101,6 +101,7 @@ export class FlushLedger {
     const record = this.#record(vcpu, tail);
     const now = this.#clock.nowUs;
     this.#heap.write(record + FLAGS, LIVE);
+    for (let word = DOMAIN; word < TIME; word += 1) if (this.#heap.words[record + word] !== 0) this.#heap.write(record + word, 0);
     this.#heap.write(record + TIME, now);
     this.#heap.write(record + TIME + 1, Math.floor(now / 2 ** 32));
     return record;
@@ -125,10 +126,10 @@ export class FlushLedger {
     if (this.size(vcpu) > 0) {
       // A removal that carries no completion yet takes this one along.
       const last = this.#record(vcpu, this.#tail(vcpu) - 1);
-      if ((heap.read(last + FLAGS) & (PENDING | (15 << KIND_SHIFT))) === PENDING) record = last;
+      if ((heap.words[last + FLAGS]! & (PENDING | (15 << KIND_SHIFT))) === PENDING) record = last;
     }
     if (record === 0) record = this.#push(vcpu);
-    heap.write(record + FLAGS, heap.read(record + FLAGS) | HELD | (kind << KIND_SHIFT));
+    heap.write(record + FLAGS, heap.words[record + FLAGS]! | HELD | (kind << KIND_SHIFT));
     heap.write(record + ARGUMENTS, a);
     heap.write(record + ARGUMENTS + 1, b);
     heap.write(record + ARGUMENTS + 2, c);
@@ -138,14 +139,14 @@ export class FlushLedger {
 
   #countPending(record: number, by: number): void {
     const heap = this.#heap;
-    const word = heap.read(record + DOMAIN);
+    const word = heap.words[record + DOMAIN]!;
     const domain = word & 0xffff;
     const perDomain = this.#perDomain + domain * 2;
-    heap.write(perDomain, heap.read(perDomain) + by);
-    if (word >>> 16 !== 0) heap.write(perDomain + 1, heap.read(perDomain + 1) + by);
+    heap.write(perDomain, heap.words[perDomain]! + by);
+    if (word >>> 16 !== 0) heap.write(perDomain + 1, heap.words[perDomain + 1]! + by);
     else {
-      const slot = this.#filterSlot(domain, heap.read(record + DFN_LOW));
-      heap.write(slot, heap.read(slot) + by);
+      const slot = this.#filterSlot(domain, heap.words[record + DFN_LOW]!);
+      heap.write(slot, heap.words[slot]! + by);
     }
   }
 
@@ -157,28 +158,28 @@ export class FlushLedger {
   isPending(domain: Domid, dfn: Dfn, order: number): boolean {
     const heap = this.#heap;
     const perDomain = this.#perDomain + domain * 2;
-    if (heap.read(perDomain) === 0) return false;
-    if (order === 0 && heap.read(perDomain + 1) === 0 && heap.read(this.#filterSlot(domain, dfn >>> 0)) === 0)
+    if (heap.words[perDomain]! === 0) return false;
+    if (order === 0 && heap.words[perDomain + 1]! === 0 && heap.words[this.#filterSlot(domain, dfn >>> 0)]! === 0)
       return false;
     for (let vcpu = 0; vcpu < this.#vcpus; vcpu += 1) {
       for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
         const record = this.#record(vcpu, at);
-        if ((heap.read(record + FLAGS) & PENDING) !== 0 && this.#overlaps(record, domain, dfn, order)) return true;
+        if ((heap.words[record + FLAGS]! & PENDING) !== 0 && this.#overlaps(record, domain, dfn, order)) return true;
       }
     }
     return false;
   }
 
   #overlaps(record: number, domain: number, dfn: number, order: number): boolean {
-    const word = this.#heap.read(record + DOMAIN);
+    const word = this.#heap.words[record + DOMAIN]!;
     if ((word & 0xffff) !== domain) return false;
-    const first = this.#heap.read(record + DFN_LOW) + this.#heap.read(record + DFN_HIGH) * 2 ** 32;
+    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
     return first < dfn + 2 ** order && dfn < first + 2 ** (word >>> 16);
   }
 
   #contained(record: number, dfn: number, order: number): boolean {
-    const first = this.#heap.read(record + DFN_LOW) + this.#heap.read(record + DFN_HIGH) * 2 ** 32;
-    return dfn <= first && first + 2 ** (this.#heap.read(record + DOMAIN) >>> 16) <= dfn + 2 ** order;
+    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
+    return dfn <= first && first + 2 ** (this.#heap.words[record + DOMAIN]! >>> 16) <= dfn + 2 ** order;
   }
 
   /**
@@ -192,9 +193,9 @@ export class FlushLedger {
       for (let at = this.#tail(other); at !== this.#head(other); ) {
         at = (at - 1) >>> 0;
         const record = this.#record(other, at);
-        const flags = heap.read(record + FLAGS);
+        const flags = heap.words[record + FLAGS]!;
         if ((flags & PENDING) === 0 || flags >>> COVERED_SHIFT !== 0) continue;
-        if (domain >= 0 && (heap.read(record + DOMAIN) & 0xffff) !== domain) continue;
+        if (domain >= 0 && (heap.words[record + DOMAIN]! & 0xffff) !== domain) continue;
         if (dfn >= 0 && !this.#contained(record, dfn, order)) continue;
         heap.write(record + FLAGS, flags | ((vcpu + 1) << COVERED_SHIFT));
         const left = this.uncovered(other) - 1;
@@ -210,7 +211,7 @@ export class FlushLedger {
     for (let other = 0; other < this.#vcpus; other += 1) {
       for (let at = this.#head(other); at !== this.#tail(other); at = (at + 1) >>> 0) {
         const record = this.#record(other, at);
-        const flags = heap.read(record + FLAGS);
+        const flags = heap.words[record + FLAGS]!;
         if (flags >>> COVERED_SHIFT !== vcpu + 1) continue;
         heap.write(record + FLAGS, flags & ~PENDING & 0xffff);
         this.#countPending(record, -1);
@@ -226,13 +227,12 @@ export class FlushLedger {
     let head = this.#head(vcpu);
     while (head !== tail) {
       const record = this.#record(vcpu, head);
-      if ((heap.read(record + FLAGS) & (PENDING | HELD)) !== 0) break;
-      for (let word = 0; word < RECORD_WORDS; word += 1) heap.write(record + word, 0);
+      if ((heap.words[record + FLAGS]! & (PENDING | HELD)) !== 0) break;
       head = (head + 1) >>> 0;
     }
     heap.write(this.#index + vcpu * 4, head);
     const first = this.#index + vcpu * 4 + 2;
-    if (((heap.read(first) - head) | 0) < 0) heap.write(first, head);
+    if (((heap.words[first]! - head) | 0) < 0) heap.write(first, head);
   }
 
   /**
@@ -243,8 +243,8 @@ export class FlushLedger {
     const heap = this.#heap;
     const first = this.#index + vcpu * 4 + 2;
     const tail = this.#tail(vcpu);
-    for (let at = heap.read(first); at !== tail; at = (at + 1) >>> 0) {
-      const flags = heap.read(this.#record(vcpu, at) + FLAGS);
+    for (let at = heap.words[first]!; at !== tail; at = (at + 1) >>> 0) {
+      const flags = heap.words[this.#record(vcpu, at) + FLAGS]!;
       if ((flags & PENDING) !== 0 && !evenPending) return 0;
       heap.write(first, at);
       if ((flags & HELD) !== 0) return this.#record(vcpu, at);
@@ -254,23 +254,23 @@ export class FlushLedger {
   }
 
   completionKind(record: number): number {
-    return (this.#heap.read(record + FLAGS) >>> KIND_SHIFT) & 15;
+    return (this.#heap.words[record + FLAGS]! >>> KIND_SHIFT) & 15;
   }
 
   completionArgument(record: number, index: number): number {
-    return this.#heap.read(record + ARGUMENTS + index);
+    return this.#heap.words[record + ARGUMENTS + index]!;
   }
 
   /** The completion has happened. */
   completed(vcpu: number, record: number): void {
-    this.#heap.write(record + FLAGS, this.#heap.read(record + FLAGS) & ~HELD);
+    this.#heap.write(record + FLAGS, this.#heap.words[record + FLAGS]! & ~HELD);
     this.#trim(vcpu);
   }
 
   /** Forgets the oldest removal, which a policy never flushed, to make room. False when it holds a completion back. */
   dropOldest(vcpu: number): boolean {
     const record = this.#record(vcpu, this.#head(vcpu));
-    const flags = this.#heap.read(record + FLAGS);
+    const flags = this.#heap.words[record + FLAGS]!;
     if ((flags & HELD) !== 0) return false;
     if (flags >>> COVERED_SHIFT === 0) this.#heap.write(this.#index + vcpu * 4 + 3, this.uncovered(vcpu) - 1);
     this.#heap.write(record + FLAGS, flags & ~PENDING & 0xffff);
@@ -284,9 +284,9 @@ export class FlushLedger {
     const heap = this.#heap;
     for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
       const record = this.#record(vcpu, at);
-      const flags = heap.read(record + FLAGS);
+      const flags = heap.words[record + FLAGS]!;
       if ((flags & PENDING) === 0 || flags >>> COVERED_SHIFT !== 0) continue;
-      return this.#clock.nowUs - (heap.read(record + TIME) + heap.read(record + TIME + 1) * 2 ** 32);
+      return this.#clock.nowUs - (heap.words[record + TIME]! + heap.words[record + TIME + 1]! * 2 ** 32);
     }
     return 0;
   }
@@ -297,8 +297,8 @@ export class FlushLedger {
     const found = new Set<number>();
     for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
       const record = this.#record(vcpu, at);
-      const flags = heap.read(record + FLAGS);
-      if ((flags & PENDING) !== 0 && flags >>> COVERED_SHIFT === 0) found.add(heap.read(record + DOMAIN) & 0xffff);
+      const flags = heap.words[record + FLAGS]!;
+      if ((flags & PENDING) !== 0 && flags >>> COVERED_SHIFT === 0) found.add(heap.words[record + DOMAIN]! & 0xffff);
     }
     return [...found].sort((a, b) => a - b) as Domid[];
   }

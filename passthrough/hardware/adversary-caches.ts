@@ -199,12 +199,12 @@ export class AdversaryCaches implements TranslationCaches {
   }
 
   epoch(): number {
-    return this.#heap.read(this.#fetched);
+    return this.#heap.words[this.#fetched]!;
   }
 
   /** The epoch whose retained values outlive the invalidation in flight; -1 when none is. */
   epochInFlight(): number {
-    return this.#heap.read(this.#fetched + 1) === 0 ? -1 : this.epoch();
+    return this.#heap.words[this.#fetched + 1]! === 0 ? -1 : this.epoch();
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {

@@ -42,7 +42,7 @@ export class AssociativeCache {
     this.#heap = heap;
     this.#ways = shape.ways;
     this.#setMask = sets - 1;
-    this.#base = heap.reserve(name, shape.entries * RECORD_WORDS).base;
+    this.#base = heap.reserve(name, shape.entries * RECORD_WORDS, { kind: 'slots', recordWords: RECORD_WORDS }).base;
     this.#end = this.#base + shape.entries * RECORD_WORDS;
     this.#clock = heap.reserve(`${name}: clock`, 2).base;
   }
@@ -58,14 +58,14 @@ export class AssociativeCache {
   lookup(key0: number, key1: number, key2: number): number {
     const heap = this.#heap;
     const last = this.#lastHit;
-    if (last !== 0 && heap.read(last) === key0 && heap.read(last + KEY1) === key1 && heap.read(last + KEY2) === key2) {
+    if (last !== 0 && heap.words[last]! === key0 && heap.words[last + KEY1]! === key1 && heap.words[last + KEY2]! === key2) {
       if (this.shape.replacement === 'lru') this.#touch(last);
       return last;
     }
     const set = this.#set(key0, key1, key2);
     const end = set + this.#ways * RECORD_WORDS;
     for (let record = set; record < end; record += RECORD_WORDS) {
-      if (heap.read(record) === key0 && heap.read(record + KEY1) === key1 && heap.read(record + KEY2) === key2) {
+      if (heap.words[record]! === key0 && heap.words[record + KEY1]! === key1 && heap.words[record + KEY2]! === key2) {
         if (this.shape.replacement === 'lru') this.#touch(record);
         this.#lastHit = record;
         return record;
@@ -76,8 +76,8 @@ export class AssociativeCache {
 
   #touch(record: number): void {
     const heap = this.#heap;
-    let now = heap.read(this.#clock);
-    if (heap.read(record + AGE) === now) return;
+    let now = heap.words[this.#clock]!;
+    if (heap.words[record + AGE]! === now) return;
     now += 1;
     if (now > 0xffffffff) {
       this.#renumber();
@@ -91,8 +91,8 @@ export class AssociativeCache {
   #renumber(): void {
     const live: number[] = [];
     for (let record = this.#base; record < this.#end; record += RECORD_WORDS)
-      if (this.#heap.read(record) !== 0) live.push(record);
-    live.sort((a, b) => this.#heap.read(a + AGE) - this.#heap.read(b + AGE));
+      if (this.#heap.words[record]! !== 0) live.push(record);
+    live.sort((a, b) => this.#heap.words[a + AGE]! - this.#heap.words[b + AGE]!);
     live.forEach((record, rank) => this.#heap.write(record + AGE, rank + 1));
   }
 
@@ -104,17 +104,17 @@ export class AssociativeCache {
     let victim = 0;
     let oldest = Number.POSITIVE_INFINITY;
     for (let record = set; record < end; record += RECORD_WORDS) {
-      if (heap.read(record) === 0) {
+      if (heap.words[record]! === 0) {
         victim = record;
         break;
       }
-      const age = heap.read(record + AGE);
+      const age = heap.words[record + AGE]!;
       if (age < oldest) {
         oldest = age;
         victim = record;
       }
     }
-    if (heap.read(victim) !== 0) {
+    if (heap.words[victim]! !== 0) {
       if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
       this.onDrop?.(victim);
     }
@@ -126,7 +126,7 @@ export class AssociativeCache {
   }
 
   #random(): number {
-    let x = this.#heap.read(this.#clock + 1) || 0x9e3779b9;
+    let x = this.#heap.words[this.#clock + 1]! || 0x9e3779b9;
     x ^= x << 13;
     x ^= x >>> 17;
     x ^= x << 5;
@@ -136,13 +136,13 @@ export class AssociativeCache {
 
   remove(record: number): void {
     this.onDrop?.(record);
-    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
+    this.#heap.write(record, 0);
   }
 
   /** The first live record at or after an address; 0 when there is none. Start at {@link first}, go on at `record + stride`. */
   next(from: number): number {
     for (let record = from; record < this.#end; record += RECORD_WORDS)
-      if (this.#heap.read(record) !== 0) return record;
+      if (this.#heap.words[record]! !== 0) return record;
     return 0;
   }
 

@@ -39,7 +39,7 @@ export class DmaInFlight {
   constructor(heap: Heap, slots: number) {
     this.slots = slots;
     this.#heap = heap;
-    this.#base = heap.reserve('DMA in flight', slots * RECORD_WORDS).base;
+    this.#base = heap.reserve('DMA in flight', slots * RECORD_WORDS, { kind: 'slots', recordWords: RECORD_WORDS }).base;
     this.#count = heap.reserve('DMA in flight: count', 1).base;
   }
 
@@ -47,7 +47,7 @@ export class DmaInFlight {
   hold(held: Omit<TranslatedAccess, 'slot'>): number {
     for (let slot = 0; slot < this.slots; slot += 1) {
       const at = this.#base + slot * RECORD_WORDS;
-      if (this.#heap.read(at) !== 0) continue;
+      if (this.#heap.words[at]! !== 0) continue;
       this.#heap.write(at + LIVE, held.access);
       this.#heap.write(at + TAG, held.unit * 0x10000 + held.did);
       this.#heap.write(at + SOURCE, held.sourceId);
@@ -56,7 +56,7 @@ export class DmaInFlight {
       this.#heap.write(at + FRAME, held.frame);
       this.#heap.write(at + WORD, held.word);
       this.#heap.write(at + VALUE, held.value);
-      this.#heap.write(this.#count, this.#heap.read(this.#count) + 1);
+      this.#heap.write(this.#count, this.#heap.words[this.#count]! + 1);
       return slot;
     }
     return -1;
@@ -64,31 +64,31 @@ export class DmaInFlight {
 
   get(slot: number): TranslatedAccess | null {
     const at = this.#base + slot * RECORD_WORDS;
-    const access = slot >= 0 && slot < this.slots ? this.#heap.read(at + LIVE) : 0;
+    const access = slot >= 0 && slot < this.slots ? this.#heap.words[at + LIVE]! : 0;
     if (access === 0) return null;
     return {
       slot,
-      unit: this.#heap.read(at + TAG) >>> 16,
-      did: this.#heap.read(at + TAG) & 0xffff,
-      sourceId: this.#heap.read(at + SOURCE),
-      dfn: this.#heap.read(at + DFN_LOW) + this.#heap.read(at + DFN_HIGH) * 2 ** 32,
-      frame: this.#heap.read(at + FRAME),
+      unit: this.#heap.words[at + TAG]! >>> 16,
+      did: this.#heap.words[at + TAG]! & 0xffff,
+      sourceId: this.#heap.words[at + SOURCE]!,
+      dfn: this.#heap.words[at + DFN_LOW]! + this.#heap.words[at + DFN_HIGH]! * 2 ** 32,
+      frame: this.#heap.words[at + FRAME]!,
       access: access as Access,
-      word: this.#heap.read(at + WORD),
-      value: this.#heap.read(at + VALUE),
+      word: this.#heap.words[at + WORD]!,
+      value: this.#heap.words[at + VALUE]!,
     };
   }
 
   /** The access was performed. */
   release(slot: number): void {
     const at = this.#base + slot * RECORD_WORDS;
-    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(at + word, 0);
-    this.#heap.write(this.#count, this.#heap.read(this.#count) - 1);
+    this.#heap.write(at + LIVE, 0);
+    this.#heap.write(this.#count, this.#heap.words[this.#count]! - 1);
   }
 
   all(): TranslatedAccess[] {
     const found: TranslatedAccess[] = [];
-    if (this.#heap.read(this.#count) === 0) return found;
+    if (this.#heap.words[this.#count]! === 0) return found;
     for (let slot = 0; slot < this.slots; slot += 1) {
       const access = this.get(slot);
       if (access) found.push(access);
@@ -103,7 +103,7 @@ export class DmaInFlight {
     drainReads: boolean,
     drainWrites: boolean,
   ): boolean {
-    if (this.#heap.read(this.#count) === 0) return false;
+    if (this.#heap.words[this.#count]! === 0) return false;
     const first = Math.floor(scope.dfn / 2 ** scope.order) * 2 ** scope.order;
     return this.all().some((access) => {
       if (access.unit !== unit || !(access.access === Access.read ? drainReads : drainWrites)) return false;

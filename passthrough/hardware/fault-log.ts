@@ -44,11 +44,11 @@ export class FaultLog {
   /** Records a fault; when its register still holds one, only the overflow is noted. VT-d 7.3.1. */
   record(reason: number, sourceId: number, dfn: number, access: Access): void {
     const heap = this.#heap;
-    const status = heap.read(this.#status);
+    const status = heap.words[this.#status]!;
     if ((status & OVERFLOW) !== 0) return;
-    const index = heap.read(this.#next);
+    const index = heap.words[this.#next]!;
     const at = this.#first + index * 4;
-    if ((heap.read(at + 3) & FAULT) !== 0) {
+    if ((heap.words[at + 3]! & FAULT) !== 0) {
       heap.write(this.#status, status | OVERFLOW);
       return;
     }
@@ -62,33 +62,33 @@ export class FaultLog {
 
   /** Software writes ones to FSTS bits to clear them; pending goes when the records are clear. VT-d 10.4.9. */
   clearStatus(bits: number): void {
-    const status = this.#heap.read(this.#status);
+    const status = this.#heap.words[this.#status]!;
     this.#heap.write(this.#status, status & ~(bits & (OVERFLOW | QUEUE_ERROR)));
   }
 
   queueError(): void {
-    this.#heap.write(this.#status, this.#heap.read(this.#status) | QUEUE_ERROR);
+    this.#heap.write(this.#status, this.#heap.words[this.#status]! | QUEUE_ERROR);
   }
 
   get queueStopped(): boolean {
-    return (this.#heap.read(this.#status) & QUEUE_ERROR) !== 0;
+    return (this.#heap.words[this.#status]! & QUEUE_ERROR) !== 0;
   }
 
   get overflowed(): boolean {
-    return (this.#heap.read(this.#status) & OVERFLOW) !== 0;
+    return (this.#heap.words[this.#status]! & OVERFLOW) !== 0;
   }
 
   /** Reads and clears all records, oldest first, as a fault handler does. */
   take(): FaultView[] {
     const heap = this.#heap;
     const found: FaultView[] = [];
-    const next = heap.read(this.#next);
+    const next = heap.words[this.#next]!;
     for (let i = 0; i < this.#records; i += 1) {
       const at = this.#first + ((next + i) % this.#records) * 4;
-      if ((heap.read(at + 3) & FAULT) === 0) continue;
+      if ((heap.words[at + 3]! & FAULT) === 0) continue;
       const fields = decode(
         faultRecord,
-        [0, 1, 2, 3].map((word) => heap.read(at + word)),
+        [0, 1, 2, 3].map((word) => heap.words[at + word]!),
       );
       found.push({
         sourceId: fields.sourceId,
@@ -99,7 +99,7 @@ export class FaultLog {
       });
       for (let word = 0; word < 4; word += 1) heap.write(at + word, 0);
     }
-    heap.write(this.#status, heap.read(this.#status) & ~(PENDING | OVERFLOW | RECORD_INDEX));
+    heap.write(this.#status, heap.words[this.#status]! & ~(PENDING | OVERFLOW | RECORD_INDEX));
     return found;
   }
 }

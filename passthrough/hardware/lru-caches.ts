@@ -95,11 +95,11 @@ export class LruCaches implements TranslationCaches {
 
   /** Value of a counter since the machine was made. */
   counter(name: LruCounter): number {
-    return this.#heap.read(this.#counters + LRU_COUNTERS.indexOf(name));
+    return this.#heap.words[this.#counters + LRU_COUNTERS.indexOf(name)]!;
   }
 
   #count(counter: number, by: number): void {
-    this.#heap.write(this.#counters + counter, this.#heap.read(this.#counters + counter) + by);
+    this.#heap.write(this.#counters + counter, this.#heap.words[this.#counters + counter]! + by);
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {
@@ -114,11 +114,11 @@ export class LruCaches implements TranslationCaches {
 
     const record = this.#lookupIotlb(did, dfn);
     if (record !== 0) {
-      const low = this.#heap.read(record + CACHE_VALUE);
+      const low = this.#heap.words[record + CACHE_VALUE]!;
       if ((low & access) !== 0) {
         this.#count(IOTLB_HITS, 1);
-        const level = (this.#heap.read(record) >>> 16) & 7;
-        return entryFrame(low, this.#heap.read(record + CACHE_VALUE + 1)) + (dfn & (entryPages(level) - 1));
+        const level = (this.#heap.words[record]! >>> 16) & 7;
+        return entryFrame(low, this.#heap.words[record + CACHE_VALUE + 1]!) + (dfn & (entryPages(level) - 1));
       }
       if (!this.#rewalk) {
         return this.#fault(access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted);
@@ -137,9 +137,9 @@ export class LruCaches implements TranslationCaches {
     const walker = this.#walker;
     const record = this.#contexts.lookup(VALID, sourceId, 0);
     if (record !== 0) {
-      walker.context0 = this.#heap.read(record + CACHE_VALUE);
-      walker.context1 = this.#heap.read(record + CACHE_VALUE + 1);
-      walker.context2 = this.#heap.read(record + CACHE_VALUE + 2);
+      walker.context0 = this.#heap.words[record + CACHE_VALUE]!;
+      walker.context1 = this.#heap.words[record + CACHE_VALUE + 1]!;
+      walker.context2 = this.#heap.words[record + CACHE_VALUE + 2]!;
       return 0;
     }
     this.#count(CONTEXT_MISSES, 1);
@@ -154,7 +154,7 @@ export class LruCaches implements TranslationCaches {
 
   #lookupIotlb(did: number, dfn: number): number {
     const record = this.#iotlb.lookup((VALID | (1 << 16) | did) >>> 0, dfn >>> 0, Math.floor(dfn / 2 ** 32));
-    if (record !== 0 || this.#heap.read(this.#superpagesSeen) === 0) return record;
+    if (record !== 0 || this.#heap.words[this.#superpagesSeen]! === 0) return record;
     for (let level = 2; level <= 3; level += 1) {
       const base = dfn - (dfn & (entryPages(level) - 1));
       const large = this.#iotlb.lookup((VALID | (level << 16) | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
@@ -174,7 +174,7 @@ export class LruCaches implements TranslationCaches {
       const base = Math.floor(dfn / pages) * pages;
       const record = this.#structures[at]!.lookup((VALID | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
       if (record === 0) continue;
-      table = entryFrame(this.#heap.read(record + CACHE_VALUE), this.#heap.read(record + CACHE_VALUE + 1));
+      table = entryFrame(this.#heap.words[record + CACHE_VALUE]!, this.#heap.words[record + CACHE_VALUE + 1]!);
       level = at - 1;
       break;
     }
@@ -219,10 +219,10 @@ export class LruCaches implements TranslationCaches {
   #iotlbDropped(record: number): void {
     if (this.#evicting) this.#count(EVICTIONS, 1);
     if (!this.observer) return;
-    const key = this.#heap.read(record);
-    const dfn = this.#heap.read(record + 1) + this.#heap.read(record + 2) * 2 ** 32;
-    const low = this.#heap.read(record + CACHE_VALUE);
-    const frame = entryFrame(low, this.#heap.read(record + CACHE_VALUE + 1));
+    const key = this.#heap.words[record]!;
+    const dfn = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 2 ** 32;
+    const low = this.#heap.words[record + CACHE_VALUE]!;
+    const frame = entryFrame(low, this.#heap.words[record + CACHE_VALUE + 1]!);
     this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
   }
 
@@ -231,8 +231,8 @@ export class LruCaches implements TranslationCaches {
   invalidateContext(granularity: number, did: number, sourceId: number, functionMask: number): void {
     const cache = this.#contexts;
     for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
-      const source = this.#heap.read(record + 1);
-      const tag = this.#heap.read(record + CACHE_VALUE + 2) >>> 8;
+      const source = this.#heap.words[record + 1]!;
+      const tag = this.#heap.words[record + CACHE_VALUE + 2]! >>> 8;
       if (granularity !== ContextGranularity.global && (tag & 0xffff) !== did) continue;
       if (granularity === ContextGranularity.device && !sourceMatches(source, sourceId, functionMask)) continue;
       cache.remove(record);
@@ -253,7 +253,7 @@ export class LruCaches implements TranslationCaches {
     const record = this.#lookupIotlb(did, dfn);
     if (record !== 0) this.#iotlb.remove(record);
     // A page and a superpage over it may both be cached.
-    if (record !== 0 && this.#heap.read(this.#superpagesSeen) !== 0) this.#invalidatePage(did, dfn);
+    if (record !== 0 && this.#heap.words[this.#superpagesSeen]! !== 0) this.#invalidatePage(did, dfn);
   }
 
   #invalidateRange(
@@ -265,10 +265,10 @@ export class LruCaches implements TranslationCaches {
     of = 0,
   ): void {
     for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
-      const key = this.#heap.read(record);
+      const key = this.#heap.words[record]!;
       if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
       if (granularity === IotlbGranularity.page) {
-        const first = this.#heap.read(record + 1) + this.#heap.read(record + 2) * 2 ** 32;
+        const first = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 2 ** 32;
         const length = entryPages(of || (key >>> 16) & 7);
         if (first + length <= base || first >= base + pages) continue;
       }

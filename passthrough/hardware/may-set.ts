@@ -52,18 +52,18 @@ export class MaySet {
   ) {
     this.#heap = heap;
     const isFresh = (epochWord: number, unitOf: (record: number) => number) => (record: number) =>
-      Number(heap.read(record + epochWord) === inFlight(unitOf(record)));
+      Number(heap.words[record + epochWord]! === inFlight(unitOf(record)));
     this.#entries = new Pool(heap, 'retained entries', {
       capacity: options.mayEntries,
       recordWords: 12,
       countedWords: 7,
-      extra: isFresh(EPOCH, (record) => heap.read(record + TAG) >>> 16),
+      extra: isFresh(EPOCH, (record) => heap.words[record + TAG]! >>> 16),
     });
     this.#contexts = new Pool(heap, 'retained contexts', {
       capacity: Math.min(options.mayEntries, 0x10000),
       recordWords: 8,
       countedWords: 6,
-      extra: isFresh(6, (record) => (heap.read(record) & 0x7fffffff) >>> 16),
+      extra: isFresh(6, (record) => (heap.words[record]! & 0x7fffffff) >>> 16),
     });
     this.#tags = heap.reserve('retained: lists', options.units * 0x10000 * 4, { kind: 'unhashed' }).base;
     this.#didLists = heap.reserve('retained: dids', options.units, { kind: 'unhashed' }).base;
@@ -112,18 +112,19 @@ export class MaySet {
     heap.write(record + PAGES, pages);
     heap.write(record + EPOCH, epoch);
     const head = list + (level === 1 ? SMALL : LARGE);
-    const first = heap.read(head);
+    const first = heap.words[head]!;
     heap.write(record + NEXT, first);
+    heap.write(record + PREVIOUS, 0);
     if (first !== 0) heap.write(first + PREVIOUS, record);
     heap.write(head, record);
     if (level === 1) {
-      heap.write(list + SMALL_COUNT, heap.read(list + SMALL_COUNT) + 1);
+      heap.write(list + SMALL_COUNT, heap.words[list + SMALL_COUNT]! + 1);
       const bucket = this.#bucket(tag, dfn >>> 0, Math.floor(dfn / 2 ** 32));
-      heap.write(record + CHAIN, heap.read(bucket));
+      heap.write(record + CHAIN, heap.words[bucket]!);
       heap.write(bucket, record);
     }
-    if (heap.read(list + NEXT_DID) === 0) {
-      heap.write(list + NEXT_DID, (IS_LISTED << 1) | heap.read(this.#didLists + unit));
+    if (heap.words[list + NEXT_DID]! === 0) {
+      heap.write(list + NEXT_DID, (IS_LISTED << 1) | heap.words[this.#didLists + unit]!);
       heap.write(this.#didLists + unit, IS_LISTED | did);
     }
     return true;
@@ -132,14 +133,14 @@ export class MaySet {
   #findSmall(tag: number, dfn: number, low: number, high: number): number {
     const heap = this.#heap;
     const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
-    let record = heap.read(this.#bucket(tag, dfnLow, dfnHigh));
-    for (; record !== 0; record = heap.read(record + CHAIN)) {
+    let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!;
+    for (; record !== 0; record = heap.words[record + CHAIN]!) {
       if (
-        heap.read(record + DFN_LOW) === dfnLow &&
-        heap.read(record + TAG) === tag &&
-        heap.read(record + DFN_HIGH) === dfnHigh &&
-        heap.read(record + VALUE_LOW) === low &&
-        heap.read(record + VALUE_HIGH) === high
+        heap.words[record + DFN_LOW]! === dfnLow &&
+        heap.words[record + TAG]! === tag &&
+        heap.words[record + DFN_HIGH]! === dfnHigh &&
+        heap.words[record + VALUE_LOW]! === low &&
+        heap.words[record + VALUE_HIGH]! === high
       ) {
         break;
       }
@@ -149,13 +150,13 @@ export class MaySet {
 
   #findLarge(list: number, level: number, dfn: number, pages: number, low: number, high: number): number {
     const heap = this.#heap;
-    for (let record = heap.read(list + LARGE); record !== 0; record = heap.read(record + NEXT)) {
+    for (let record = heap.words[list + LARGE]!; record !== 0; record = heap.words[record + NEXT]!) {
       if (
         this.#level(record) === level &&
         this.#dfn(record) === dfn &&
-        heap.read(record + PAGES) === pages &&
-        heap.read(record + VALUE_LOW) === low &&
-        heap.read(record + VALUE_HIGH) === high
+        heap.words[record + PAGES]! === pages &&
+        heap.words[record + VALUE_LOW]! === low &&
+        heap.words[record + VALUE_HIGH]! === high
       ) {
         return record;
       }
@@ -164,11 +165,11 @@ export class MaySet {
   }
 
   #level(record: number): number {
-    return this.#heap.read(record + LEVEL) & 0xff;
+    return this.#heap.words[record + LEVEL]! & 0xff;
   }
 
   #dfn(record: number): number {
-    return this.#heap.read(record + DFN_LOW) + this.#heap.read(record + DFN_HIGH) * 2 ** 32;
+    return this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
   }
 
   /** Visits what may be remembered for an address: leaves, table pointers, orphaned roots (`pages` 0: all addresses). */
@@ -181,18 +182,18 @@ export class MaySet {
     const heap = this.#heap;
     const tag = unit * 0x10000 + did;
     const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
-    let record = heap.read(this.#bucket(tag, dfnLow, dfnHigh));
-    for (; record !== 0; record = heap.read(record + CHAIN)) {
-      if (heap.read(record + TAG) !== tag || heap.read(record + DFN_LOW) !== dfnLow) continue;
-      if (heap.read(record + DFN_HIGH) === dfnHigh)
-        visit(1, heap.read(record + VALUE_LOW), heap.read(record + VALUE_HIGH));
+    let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!;
+    for (; record !== 0; record = heap.words[record + CHAIN]!) {
+      if (heap.words[record + TAG]! !== tag || heap.words[record + DFN_LOW]! !== dfnLow) continue;
+      if (heap.words[record + DFN_HIGH]! === dfnHigh)
+        visit(1, heap.words[record + VALUE_LOW]!, heap.words[record + VALUE_HIGH]!);
     }
-    record = heap.read(this.#list(unit, did) + LARGE);
-    for (; record !== 0; record = heap.read(record + NEXT)) {
-      const pages = heap.read(record + PAGES);
+    record = heap.words[this.#list(unit, did) + LARGE]!;
+    for (; record !== 0; record = heap.words[record + NEXT]!) {
+      const pages = heap.words[record + PAGES]!;
       const first = this.#dfn(record);
       if (pages === 0 || (dfn >= first && dfn < first + pages)) {
-        visit(this.#level(record), heap.read(record + VALUE_LOW), heap.read(record + VALUE_HIGH));
+        visit(this.#level(record), heap.words[record + VALUE_LOW]!, heap.words[record + VALUE_HIGH]!);
       }
     }
   }
@@ -200,9 +201,9 @@ export class MaySet {
   /** Dids of a unit that ever had records. */
   eachDid(unit: number, visit: (did: number) => void): void {
     const heap = this.#heap;
-    for (let at = heap.read(this.#didLists + unit); at !== 0; ) {
+    for (let at = heap.words[this.#didLists + unit]!; at !== 0; ) {
       visit(at & 0xffff);
-      at = heap.read(this.#list(unit, at & 0xffff) + NEXT_DID) & (IS_LISTED | 0xffff);
+      at = heap.words[this.#list(unit, at & 0xffff) + NEXT_DID]! & (IS_LISTED | 0xffff);
     }
   }
 
@@ -220,21 +221,21 @@ export class MaySet {
   ): void {
     const heap = this.#heap;
     const list = this.#list(unit, did);
-    if (range && range.pages <= heap.read(list + SMALL_COUNT)) {
+    if (range && range.pages <= heap.words[list + SMALL_COUNT]!) {
       for (let page = 0; page < range.pages; page += 1)
         this.#removePage(unit * 0x10000 + did, range.dfn + page, limit, forgotten);
     } else {
-      for (let record = heap.read(list + SMALL); record !== 0; ) {
-        const next = heap.read(record + NEXT);
+      for (let record = heap.words[list + SMALL]!; record !== 0; ) {
+        const next = heap.words[record + NEXT]!;
         const dfn = this.#dfn(record);
         const covered = !range || (dfn >= range.dfn && dfn < range.dfn + range.pages);
-        if (covered && heap.read(record + EPOCH) < limit) this.#forget(record, list, forgotten);
+        if (covered && heap.words[record + EPOCH]! < limit) this.#forget(record, list, forgotten);
         record = next;
       }
     }
-    for (let record = heap.read(list + LARGE); record !== 0; ) {
-      const next = heap.read(record + NEXT);
-      if (heap.read(record + EPOCH) < limit) this.#removeLarge(record, list, range, leavesOnly, forgotten);
+    for (let record = heap.words[list + LARGE]!; record !== 0; ) {
+      const next = heap.words[record + NEXT]!;
+      if (heap.words[record + EPOCH]! < limit) this.#removeLarge(record, list, range, leavesOnly, forgotten);
       record = next;
     }
   }
@@ -242,10 +243,10 @@ export class MaySet {
   #removePage(tag: number, dfn: number, limit: number, forgotten: Forgotten): void {
     const heap = this.#heap;
     const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
-    for (let record = heap.read(this.#bucket(tag, dfnLow, dfnHigh)); record !== 0; ) {
-      const next = heap.read(record + CHAIN);
-      const same = heap.read(record + TAG) === tag && heap.read(record + DFN_LOW) === dfnLow;
-      if (same && heap.read(record + DFN_HIGH) === dfnHigh && heap.read(record + EPOCH) < limit) {
+    for (let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!; record !== 0; ) {
+      const next = heap.words[record + CHAIN]!;
+      const same = heap.words[record + TAG]! === tag && heap.words[record + DFN_LOW]! === dfnLow;
+      if (same && heap.words[record + DFN_HIGH]! === dfnHigh && heap.words[record + EPOCH]! < limit) {
         this.#forget(record, this.#tags + tag * 4, forgotten);
       }
       record = next;
@@ -255,9 +256,9 @@ export class MaySet {
   #removeLarge(record: number, list: number, range: PageRange | null, leavesOnly: boolean, forgotten: Forgotten): void {
     const heap = this.#heap;
     const first = this.#dfn(record);
-    const pages = heap.read(record + PAGES);
+    const pages = heap.words[record + PAGES]!;
     const level = this.#level(record);
-    const [low, high] = [heap.read(record + VALUE_LOW), heap.read(record + VALUE_HIGH)];
+    const [low, high] = [heap.words[record + VALUE_LOW]!, heap.words[record + VALUE_HIGH]!];
     const isPage = level <= 3 && (low & 0x80) !== 0;
     if (leavesOnly && !isPage) return;
     if (!range) return this.#forget(record, list, forgotten);
@@ -265,8 +266,8 @@ export class MaySet {
     const [from, to] = [Math.max(first, range.dfn), Math.min(first + pages, range.dfn + range.pages)];
     if (from >= to) return;
     if (!isPage || to - from === pages) return this.#forget(record, list, forgotten);
-    const epoch = heap.read(record + EPOCH);
-    const [unit, did] = [heap.read(record + TAG) >>> 16, heap.read(record + TAG) & 0xffff];
+    const epoch = heap.words[record + EPOCH]!;
+    const [unit, did] = [heap.words[record + TAG]! >>> 16, heap.words[record + TAG]! & 0xffff];
     this.#unlist(record, list);
     if (from > first) this.add(unit, did, level, first, from - first, low, high, epoch);
     if (to < first + pages) this.add(unit, did, level, to, first + pages - to, low, high, epoch);
@@ -277,29 +278,29 @@ export class MaySet {
     const heap = this.#heap;
     const level = this.#level(record);
     const dfn = this.#dfn(record);
-    const pages = heap.read(record + PAGES);
-    const low = heap.read(record + VALUE_LOW);
-    const high = heap.read(record + VALUE_HIGH);
+    const pages = heap.words[record + PAGES]!;
+    const low = heap.words[record + VALUE_LOW]!;
+    const high = heap.words[record + VALUE_HIGH]!;
     this.#unlist(record, list);
     forgotten(level, dfn, pages, low, high);
   }
 
   #unlist(record: number, list: number): void {
     const heap = this.#heap;
-    const next = heap.read(record + NEXT);
-    const previous = heap.read(record + PREVIOUS);
+    const next = heap.words[record + NEXT]!;
+    const previous = heap.words[record + PREVIOUS]!;
     const isSmall = this.#level(record) === 1;
     if (next !== 0) heap.write(next + PREVIOUS, previous);
     if (previous !== 0) heap.write(previous + NEXT, next);
     else heap.write(list + (isSmall ? SMALL : LARGE), next);
     if (isSmall) {
-      heap.write(list + SMALL_COUNT, heap.read(list + SMALL_COUNT) - 1);
-      const bucket = this.#bucket(heap.read(record + TAG), heap.read(record + DFN_LOW), heap.read(record + DFN_HIGH));
-      const after = heap.read(record + CHAIN);
-      if (heap.read(bucket) === record) heap.write(bucket, after);
+      heap.write(list + SMALL_COUNT, heap.words[list + SMALL_COUNT]! - 1);
+      const bucket = this.#bucket(heap.words[record + TAG]!, heap.words[record + DFN_LOW]!, heap.words[record + DFN_HIGH]!);
+      const after = heap.words[record + CHAIN]!;
+      if (heap.words[bucket]! === record) heap.write(bucket, after);
       else {
-        let before = heap.read(bucket);
-        while (heap.read(before + CHAIN) !== record) before = heap.read(before + CHAIN);
+        let before = heap.words[bucket]!;
+        while (heap.words[before + CHAIN]! !== record) before = heap.words[before + CHAIN]!;
         heap.write(before + CHAIN, after);
       }
     }
@@ -313,7 +314,7 @@ export class MaySet {
     const { segment, slots, recordWords } = this.#contexts;
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
-      if (heap.read(record) !== key || words.some((word, i) => heap.read(record + 2 + i) !== word)) continue;
+      if (heap.words[record]! !== key || words.some((word, i) => heap.words[record + 2 + i]! !== word)) continue;
       heap.write(record + 6, epoch);
       return false;
     }
@@ -331,9 +332,9 @@ export class MaySet {
     const { segment, slots, recordWords } = this.#contexts;
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
-      const key = heap.read(record);
+      const key = heap.words[record]!;
       if (key === 0 || (key & 0x7fffffff) >>> 16 !== unit) continue;
-      visit(key & 0xffff, heap.read(record + 2), heap.read(record + 3), heap.read(record + 4));
+      visit(key & 0xffff, heap.words[record + 2]!, heap.words[record + 3]!, heap.words[record + 4]!);
     }
   }
 
@@ -347,10 +348,10 @@ export class MaySet {
     const { segment, slots, recordWords } = this.#contexts;
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
-      const key = heap.read(record);
+      const key = heap.words[record]!;
       if (key === 0 || (key & 0x7fffffff) >>> 16 !== unit) continue;
-      const words = [2, 3, 4, 5].map((i) => heap.read(record + i));
-      if (!matches(key & 0xffff, words, heap.read(record + 6))) continue;
+      const words = [2, 3, 4, 5].map((i) => heap.words[record + i]!);
+      if (!matches(key & 0xffff, words, heap.words[record + 6]!)) continue;
       this.#contexts.put(record);
       forgotten(words);
     }

@@ -1,6 +1,6 @@
 // Not architectural. Which frames a unit may walk through, and as what: the roles that the adversary keeps.
 
-import { invariant } from '../../machine/errors.ts';
+import { HypervisorBug } from '../../machine/errors.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
@@ -32,29 +32,29 @@ export class RoleTable {
   }
 
   next(role: number): number {
-    return this.#heap.read(role + NEXT);
+    return this.#heap.words[role + NEXT]!;
   }
 
   /** Whether this address still holds a role of the frame. */
   isRoleOf(role: number, frame: number): boolean {
-    return this.#heap.read(role + FRAME) === frame + 1;
+    return this.#heap.words[role + FRAME]! === frame + 1;
   }
 
   unit(role: number): number {
-    return this.#heap.read(role + TAG) >>> 16;
+    return this.#heap.words[role + TAG]! >>> 16;
   }
 
   did(role: number): number {
-    return this.#heap.read(role + TAG) & 0xffff;
+    return this.#heap.words[role + TAG]! & 0xffff;
   }
 
   level(role: number): number {
-    return this.#heap.read(role + LEVEL);
+    return this.#heap.words[role + LEVEL]!;
   }
 
   /** First device frame that the table covers in this role. */
   dfn(role: number): number {
-    return this.#heap.read(role + DFN_LOW) + this.#heap.read(role + DFN_HIGH) * 2 ** 32;
+    return this.#heap.words[role + DFN_LOW]! + this.#heap.words[role + DFN_HIGH]! * 2 ** 32;
   }
 
   /** One more way to a frame. True when the role is new. */
@@ -62,7 +62,7 @@ export class RoleTable {
     const heap = this.#heap;
     const role = this.#find(frame, unit, did, level, dfn);
     if (role !== 0) {
-      heap.write(role + LINKS, heap.read(role + LINKS) + 1);
+      heap.write(role + LINKS, heap.words[role + LINKS]! + 1);
       return false;
     }
     const fresh = this.#pool.take();
@@ -81,8 +81,8 @@ export class RoleTable {
   unlink(frame: Mfn, unit: number, did: number, level: number, dfn: number): boolean {
     const heap = this.#heap;
     const role = this.#find(frame, unit, did, level, dfn);
-    invariant(role !== 0, 'ROLE', `frame ${frame} has no role at level ${level} for did ${did} of unit ${unit}`);
-    const links = heap.read(role + LINKS) - 1;
+    if (role === 0) throw new HypervisorBug('ROLE', `frame ${frame} has no role at level ${level} for did ${did} of unit ${unit}`);
+    const links = heap.words[role + LINKS]! - 1;
     heap.write(role + LINKS, links);
     if (links > 0) return false;
     const next = this.next(role);
@@ -99,7 +99,7 @@ export class RoleTable {
   #find(frame: number, unit: number, did: number, level: number, dfn: number): number {
     const tag = unit * 0x10000 + did;
     for (let role = this.first(frame); role !== 0; role = this.next(role)) {
-      if (this.#heap.read(role + TAG) === tag && this.level(role) === level && this.dfn(role) === dfn) return role;
+      if (this.#heap.words[role + TAG]! === tag && this.level(role) === level && this.dfn(role) === dfn) return role;
     }
     return 0;
   }

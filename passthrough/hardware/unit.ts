@@ -42,7 +42,7 @@ export const QUEUE_ENTRIES = 256;
 const HELD = 0; // 1: the words below hold an invalidation that was fetched and is not complete
 const HELD_WORDS = 1;
 const HELD_FROM = 5; // which register to answer; 0 for the queue
-const ROOT = 6; // active root table
+const OWN_WORDS = 6;
 const FROM_QUEUE = 0;
 const FROM_CONTEXT_COMMAND = 1;
 const FROM_IOTLB_COMMAND = 2;
@@ -82,6 +82,7 @@ export class VtdUnit {
   readonly #dma: DmaInFlight;
   readonly #registers: number;
   readonly #own: number;
+  readonly #root: number;
   readonly #queue: number;
   readonly #counters: number;
   readonly #iotlbRegister: number;
@@ -95,14 +96,15 @@ export class VtdUnit {
     this.#dma = options.dma;
     this.#queue = options.queueIndexWords;
     this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
-    this.#own = heap.reserve(`unit ${index} state`, 8).base;
+    this.#own = heap.reserve(`unit ${index} invalidation in hand`, OWN_WORDS, { kind: 'slots', recordWords: OWN_WORDS }).base;
+    this.#root = heap.reserve(`unit ${index} root table`, 1).base;
     this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
     this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
     this.#write64(Register.ECAP, options.registers.ecap[0], options.registers.ecap[1]);
     heap.write(this.#registers + (Register.VER >> 2), 0x10);
     this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
     this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
-    const rootTable = () => heap.read(this.#own + ROOT);
+    const rootTable = () => heap.words[this.#root]!;
     this.caches =
       'lru' in options.caches
         ? new LruCaches({ unit: index, heap, frames, capabilities, rootTable, shape: options.caches.lru })
@@ -110,11 +112,11 @@ export class VtdUnit {
   }
 
   counter(name: UnitCounter): number {
-    return this.#heap.read(this.#counters + UNIT_COUNTERS.indexOf(name));
+    return this.#heap.words[this.#counters + UNIT_COUNTERS.indexOf(name)]!;
   }
 
   #count(counter: number): void {
-    this.#heap.write(this.#counters + counter, this.#heap.read(this.#counters + counter) + 1);
+    this.#heap.write(this.#counters + counter, this.#heap.words[this.#counters + counter]! + 1);
   }
 
   #write64(offset: number, low: number, high: number): void {
@@ -124,15 +126,15 @@ export class VtdUnit {
 
   /** Low word of a register. */
   readLow(offset: number): number {
-    if (offset === Register.IQH) return this.#heap.read(this.#queue) * 16;
-    if (offset === Register.IQT) return this.#heap.read(this.#queue + 1) * 16;
-    return this.#heap.read(this.#registers + (offset >> 2));
+    if (offset === Register.IQH) return this.#heap.words[this.#queue]! * 16;
+    if (offset === Register.IQT) return this.#heap.words[this.#queue + 1]! * 16;
+    return this.#heap.words[this.#registers + (offset >> 2)]!;
   }
 
   /** High word of a 64-bit register. */
   readHigh(offset: number): number {
     if (offset === Register.IQH || offset === Register.IQT) return 0;
-    return this.#heap.read(this.#registers + (offset >> 2) + 1);
+    return this.#heap.words[this.#registers + (offset >> 2) + 1]!;
   }
 
   /** Offset of the IOTLB invalidate register; the address register lies 8 bytes before it. */
@@ -152,13 +154,13 @@ export class VtdUnit {
 
   #globalCommand(command: number): void {
     const status = this.#registers + (Register.GSTS >> 2);
-    const before = this.#heap.read(status);
+    const before = this.#heap.words[status]!;
     let after = ((before & SET_ROOT) | (command & (ENABLE | QUEUE_ENABLE))) >>> 0;
     if ((command & SET_ROOT) !== 0) {
       const root = entryFrame(this.readLow(Register.RTADDR), this.readHigh(Register.RTADDR));
-      const old = this.#heap.read(this.#own + ROOT);
+      const old = this.#heap.words[this.#root]!;
       if (this.caches instanceof AdversaryCaches) this.caches.rootTableSet(root, old);
-      this.#heap.write(this.#own + ROOT, root);
+      this.#heap.write(this.#root, root);
       after |= SET_ROOT;
     }
     if ((command & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
@@ -169,16 +171,16 @@ export class VtdUnit {
   }
 
   get translating(): boolean {
-    return (this.#heap.read(this.#registers + (Register.GSTS >> 2)) & ENABLE) !== 0;
+    return (this.#heap.words[this.#registers + (Register.GSTS >> 2)]! & ENABLE) !== 0;
   }
 
   get queueEnabled(): boolean {
-    return (this.#heap.read(this.#registers + (Register.GSTS >> 2)) & QUEUE_ENABLE) !== 0;
+    return (this.#heap.words[this.#registers + (Register.GSTS >> 2)]! & QUEUE_ENABLE) !== 0;
   }
 
   /** Descriptors that were submitted and not fetched. */
   get queued(): number {
-    return (this.#heap.read(this.#queue + 1) - this.#heap.read(this.#queue) + QUEUE_ENTRIES) % QUEUE_ENTRIES;
+    return (this.#heap.words[this.#queue + 1]! - this.#heap.words[this.#queue]! + QUEUE_ENTRIES) % QUEUE_ENTRIES;
   }
 
   /**
@@ -198,7 +200,7 @@ export class VtdUnit {
 
   /** Whether the unit can act. */
   canStep(): boolean {
-    if (this.#heap.read(this.#own + HELD) !== 0) return !this.#drainBlocks();
+    if (this.#heap.words[this.#own + HELD]! !== 0) return !this.#drainBlocks();
     return this.#registerCommandPending() || (this.queueEnabled && this.queued > 0 && !this.faults.queueStopped);
   }
 
@@ -207,7 +209,7 @@ export class VtdUnit {
    * False when there is nothing to do, or a drain has to wait.
    */
   step(): boolean {
-    if (this.#heap.read(this.#own + HELD) !== 0) {
+    if (this.#heap.words[this.#own + HELD]! !== 0) {
       if (this.#drainBlocks()) return false;
       this.#complete();
       return true;
@@ -222,7 +224,7 @@ export class VtdUnit {
   }
 
   #held(word: number): number {
-    return this.#heap.read(this.#own + HELD_WORDS + word);
+    return this.#heap.words[this.#own + HELD_WORDS + word]!;
   }
 
   #registerCommandPending(): boolean {
@@ -266,18 +268,19 @@ export class VtdUnit {
 
   #fetchDescriptor(): void {
     const heap = this.#heap;
-    const head = heap.read(this.#queue);
-    const at = this.#frames.contents + this.queueFrame * 1024 + head * 4;
-    const type = heap.read(at) & 0xf;
+    const head = heap.words[this.#queue]!;
+    const queue = heap.blocks[this.queueFrame]!;
+    const at = head * 4;
+    const type = queue[at]! & 0xf;
     if (type === DescriptorType.context || type === DescriptorType.iotlb) {
       heap.write(this.#own + HELD, 1);
-      for (let i = 0; i < 4; i += 1) heap.write(this.#own + HELD_WORDS + i, heap.read(at + i));
+      for (let i = 0; i < 4; i += 1) heap.write(this.#own + HELD_WORDS + i, queue[at + i]!);
       heap.write(this.#own + HELD_FROM, FROM_QUEUE);
       this.caches.fetchInvalidation();
     } else if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
-      if ((heap.read(at) & STATUS_WRITE) !== 0)
-        this.#writeStatus(heap.read(at + 1), heap.read(at + 2), heap.read(at + 3));
+      if ((queue[at]! & STATUS_WRITE) !== 0)
+        this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
     } else {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
@@ -322,12 +325,12 @@ export class VtdUnit {
       this.#count(granularity);
     }
     this.#answer(granularity);
-    for (let word = HELD; word <= HELD_FROM; word += 1) this.#heap.write(this.#own + word, 0);
+    this.#heap.write(this.#own + HELD, 0);
   }
 
   /** Register path: clears the command bit and reports the granularity performed. VT-d 6.5.1. */
   #answer(granularity: number): void {
-    const from = this.#heap.read(this.#own + HELD_FROM);
+    const from = this.#heap.words[this.#own + HELD_FROM]!;
     if (from === FROM_CONTEXT_COMMAND) {
       const high = this.readHigh(Register.CCMD);
       this.#write64(Register.CCMD, this.readLow(Register.CCMD), ((high & 0x67ffffff) | (granularity << 27)) >>> 0);
