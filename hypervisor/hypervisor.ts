@@ -312,7 +312,8 @@ export class Hypervisor {
   #outcome(name: VcpuOpName, vcpu: Vcpu, record: number, result: number): OpResult {
     if (name === 'map_grant_ref') return { result, elements: this.#mapResults(vcpu, record) };
     if (name === 'unmap_grant_ref') return { result, elements: this.#unmapResults(vcpu, record) };
-    if (name === 'assign_device' && result === 0) this.#setOwner(record, this.parts.heap.words[record + Pending.domain]!);
+    if (name === 'assign_device' && result === 0)
+      this.#setOwner(record, this.parts.heap.words[record + Pending.domain]!);
     if (name === 'deassign_device') this.#setOwner(record, null);
     return result === 0 ? DONE : { result };
   }

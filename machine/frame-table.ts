@@ -154,14 +154,16 @@ export class FrameTable {
   putType(frame: Mfn): void {
     const address = this.#records + frame * RECORD_WORDS + TYPE;
     const word = this.#heap.words[address]!;
-    if ((word & TYPE_COUNT_MASK) === 0) throw new HypervisorBug('P3', `frame ${frame}: type reference dropped below zero`);
+    if ((word & TYPE_COUNT_MASK) === 0)
+      throw new HypervisorBug('P3', `frame ${frame}: type reference dropped below zero`);
     this.#heap.write(address, word - 1);
   }
 
   /** Returns a frame without references to the free ones, cleared. */
   free(frame: Mfn): void {
     const record = this.#records + frame * RECORD_WORDS;
-    if (this.#heap.words[record + REFERENCES] !== 0) throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
+    if (this.#heap.words[record + REFERENCES] !== 0)
+      throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
     this.clearContents(frame);

@@ -86,7 +86,8 @@ export class Heap {
   reserve(name: string, words: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
     const base = this.#size;
     this.#size += words;
-    if (this.#size > BLOCKS_BASE) throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit`);
+    if (this.#size > BLOCKS_BASE)
+      throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit`);
     if (this.#size > this.words.length) {
       const longer = new Uint32Array(Math.max(this.#size, this.words.length * 2));
       longer.set(this.words);
@@ -98,7 +99,8 @@ export class Heap {
   /** Reserves blocks of 1024 words that cost memory only once they are written. Block numbers go on from the last. */
   reserveBlocks(name: string, blocks: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
     const base = BLOCKS_BASE + this.blocks.length * BLOCK_WORDS;
-    if (base + blocks * BLOCK_WORDS > 2 * BLOCKS_BASE) throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
+    if (base + blocks * BLOCK_WORDS > 2 * BLOCKS_BASE)
+      throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
     for (let block = 0; block < blocks; block += 1) this.blocks.push(zeros);
     return this.#add({ name, base, words: blocks * BLOCK_WORDS, identity });
   }

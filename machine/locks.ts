@@ -23,7 +23,8 @@ export class Locks {
   }
 
   drop(lock: number, vcpu: number): void {
-    if (!(this.#heap.words[this.#base + lock]! === vcpu + 1)) throw new HypervisorBug('C1', `${this.#name} ${lock} dropped by vCPU ${vcpu}, which has it not`);
+    if (!(this.#heap.words[this.#base + lock]! === vcpu + 1))
+      throw new HypervisorBug('C1', `${this.#name} ${lock} dropped by vCPU ${vcpu}, which has it not`);
     this.#heap.write(this.#base + lock, 0);
   }
 

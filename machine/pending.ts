@@ -81,7 +81,8 @@ export class PendingOperations {
     const heap = this.#heap;
     const record = this.record(vcpu);
     heap.write(record, op);
-    for (let word = 1; word < RECORD_WORDS; word += 1) if (heap.words[record + word] !== 0) heap.write(record + word, 0);
+    for (let word = 1; word < RECORD_WORDS; word += 1)
+      if (heap.words[record + word] !== 0) heap.write(record + word, 0);
     heap.write(record + Pending.count, count);
     heap.write(record + Pending.domain, domain);
     return record;

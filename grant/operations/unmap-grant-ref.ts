@@ -14,7 +14,16 @@ import { completeAll, flushThen, referencesOf } from './map-grant-ref.ts';
 /** Elements between two ends of a batch. xen: GNTTAB_UNMAP_BATCH_SIZE. */
 export const UNMAP_BATCH = 32;
 
-const Phase = { take: 0, hostFlush: 1, device: 2, deviceFlush: 3, finish: 4, batchEnd: 5, batchFlush: 6, nextBatch: 7 } as const;
+const Phase = {
+  take: 0,
+  hostFlush: 1,
+  device: 2,
+  deviceFlush: 3,
+  finish: 4,
+  batchEnd: 5,
+  batchFlush: 6,
+  nextBatch: 7,
+} as const;
 
 const FRAME = Pending.scratch;
 const STATUS = Pending.scratch + 1;

@@ -101,7 +101,8 @@ export class FlushLedger {
     const record = this.#record(vcpu, tail);
     const now = this.#clock.nowUs;
     this.#heap.write(record + FLAGS, LIVE);
-    for (let word = DOMAIN; word < TIME; word += 1) if (this.#heap.words[record + word] !== 0) this.#heap.write(record + word, 0);
+    for (let word = DOMAIN; word < TIME; word += 1)
+      if (this.#heap.words[record + word] !== 0) this.#heap.write(record + word, 0);
     this.#heap.write(record + TIME, now);
     this.#heap.write(record + TIME + 1, Math.floor(now / 2 ** 32));
     return record;

@@ -58,7 +58,12 @@ export class AssociativeCache {
   lookup(key0: number, key1: number, key2: number): number {
     const heap = this.#heap;
     const last = this.#lastHit;
-    if (last !== 0 && heap.words[last]! === key0 && heap.words[last + KEY1]! === key1 && heap.words[last + KEY2]! === key2) {
+    if (
+      last !== 0 &&
+      heap.words[last]! === key0 &&
+      heap.words[last + KEY1]! === key1 &&
+      heap.words[last + KEY2]! === key2
+    ) {
       if (this.shape.replacement === 'lru') this.#touch(last);
       return last;
     }

@@ -295,7 +295,11 @@ export class MaySet {
     else heap.write(list + (isSmall ? SMALL : LARGE), next);
     if (isSmall) {
       heap.write(list + SMALL_COUNT, heap.words[list + SMALL_COUNT]! - 1);
-      const bucket = this.#bucket(heap.words[record + TAG]!, heap.words[record + DFN_LOW]!, heap.words[record + DFN_HIGH]!);
+      const bucket = this.#bucket(
+        heap.words[record + TAG]!,
+        heap.words[record + DFN_LOW]!,
+        heap.words[record + DFN_HIGH]!,
+      );
       const after = heap.words[record + CHAIN]!;
       if (heap.words[bucket]! === record) heap.write(bucket, after);
       else {

@@ -81,7 +81,8 @@ export class RoleTable {
   unlink(frame: Mfn, unit: number, did: number, level: number, dfn: number): boolean {
     const heap = this.#heap;
     const role = this.#find(frame, unit, did, level, dfn);
-    if (role === 0) throw new HypervisorBug('ROLE', `frame ${frame} has no role at level ${level} for did ${did} of unit ${unit}`);
+    if (role === 0)
+      throw new HypervisorBug('ROLE', `frame ${frame} has no role at level ${level} for did ${did} of unit ${unit}`);
     const links = heap.words[role + LINKS]! - 1;
     heap.write(role + LINKS, links);
     if (links > 0) return false;

@@ -96,7 +96,10 @@ export class VtdUnit {
     this.#dma = options.dma;
     this.#queue = options.queueIndexWords;
     this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
-    this.#own = heap.reserve(`unit ${index} invalidation in hand`, OWN_WORDS, { kind: 'slots', recordWords: OWN_WORDS }).base;
+    this.#own = heap.reserve(`unit ${index} invalidation in hand`, OWN_WORDS, {
+      kind: 'slots',
+      recordWords: OWN_WORDS,
+    }).base;
     this.#root = heap.reserve(`unit ${index} root table`, 1).base;
     this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
     this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
@@ -279,8 +282,7 @@ export class VtdUnit {
       this.caches.fetchInvalidation();
     } else if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
-      if ((queue[at]! & STATUS_WRITE) !== 0)
-        this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
+      if ((queue[at]! & STATUS_WRITE) !== 0) this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
     } else {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.

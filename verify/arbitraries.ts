@@ -1,0 +1,189 @@
+// Random operations for property tests with fast-check, which the caller brings along (an optional peer).
+
+import type * as FastCheck from 'fast-check';
+import { GNTMAP, GTF } from '../grant/index.ts';
+import {
+  type FlushPolicy,
+  Hypervisor,
+  type MachineOptions,
+  type Op,
+  PV_WINDOW_BASE,
+  type Release,
+} from '../hypervisor/index.ts';
+
+/** Refs, window pages and handles that random operations play with: few, so that they meet. */
+const REFS = 4;
+const PAGES = 4;
+
+/**
+ * A machine small enough to check after every operation: two PV domains with a device each, a PV domain without, and
+ * an HVM domain with a device, behind two units.
+ */
+export function smallMachine(
+  policy: string | FlushPolicy,
+  options: { readonly release?: Release; readonly machine?: MachineOptions } = {},
+): Hypervisor {
+  const machine = new Hypervisor({
+    domains: 4,
+    frames: 48,
+    gfns: 12,
+    vcpus: 2,
+    windowPages: PAGES,
+    units: [{}, { capabilities: { domainIds: 16, maxAddressMask: 0 } }],
+    devices: [
+      { device: '0000:01:00.0', unit: 0 },
+      { device: '0000:02:00.0', unit: 1 },
+      { device: '0000:03:00.0', unit: 0 },
+    ],
+    maptrackOrder: 'lowest-free',
+    caches: { kind: 'adversary', mayEntries: 1024 },
+    batchMax: 8,
+    flushQueue: 64,
+    policy,
+    ...(options.release ? { release: options.release } : {}),
+    ...options.machine,
+  });
+  const setUp: Op[] = [
+    { op: 'create_domain', domain: 0, kind: 'pv', frames: 2, iommu: true },
+    { op: 'create_domain', domain: 1, kind: 'pv', frames: 3 },
+    { op: 'create_domain', domain: 2, kind: 'pv', frames: 2, iommu: true },
+    { op: 'create_domain', domain: 3, kind: 'hvm', frames: 2, iommu: true },
+    { op: 'assign_device', device: '0000:01:00.0', domain: 0 },
+    { op: 'assign_device', device: '0000:02:00.0', domain: 2 },
+    { op: 'assign_device', device: '0000:03:00.0', domain: 3 },
+  ];
+  const run = (op: Op) => {
+    const { result } = machine.step(op);
+    if (result !== 0) throw new RangeError(`small machine: ${op.op} gave ${result}`);
+  };
+  setUp.forEach(run);
+  for (const granter of [1, 2, 3]) grantsOf(machine, granter).forEach(run);
+  return machine;
+}
+
+/** What each granter offers from the start: refs 8 to 11 to domains 0, 0, 2 and 3, on two frames. */
+function grantsOf(machine: Hypervisor, granter: number): Op[] {
+  const first = granter === 3 ? 0 : ramOf(machine, granter);
+  return [0, 0, 2, 3].map((grantee, at) => ({
+    op: 'grant_write',
+    domain: granter,
+    ref: 8 + at,
+    flags: GTF.permit_access,
+    grantee,
+    frame: first + (at & 1),
+  }));
+}
+
+/** First frame of a domain's RAM in {@link smallMachine}. */
+function ramOf(machine: Hypervisor, domain: number): number {
+  return machine.control.root.domains[domain]!.ram.first;
+}
+
+/** One random operation for {@link smallMachine}. Time only moves on by `tick` when the sequence is run in order. */
+export function opArbitrary(fc: typeof FastCheck, machine: Hypervisor): FastCheck.Arbitrary<Op> {
+  const vcpu = fc.nat({ max: 1 });
+  const ref = fc.nat({ max: REFS - 1 }).map((at) => 8 + at);
+  const page = fc.nat({ max: PAGES - 1 });
+  const granter = fc.constantFrom(1, 2, 3);
+  const mapper = fc.constantFrom(0, 0, 2, 3, 1);
+  const address = (domain: number, at: number) => (domain === 3 ? (4 + at) * 4096 : PV_WINDOW_BASE + at * 4096);
+  const flags = fc.constantFrom(
+    GNTMAP.host_map,
+    GNTMAP.host_map,
+    GNTMAP.host_map | GNTMAP.readonly,
+    GNTMAP.host_map | GNTMAP.readonly,
+    GNTMAP.device_map,
+    GNTMAP.device_map | GNTMAP.host_map,
+    0,
+  );
+  const grantWrite = fc
+    .record({
+      domain: granter,
+      ref,
+      flags: fc.constantFrom(GTF.permit_access, GTF.permit_access, GTF.permit_access | GTF.readonly, GTF.invalid),
+      grantee: fc.constantFrom(0, 0, 2, 3),
+      at: fc.nat({ max: 2 }),
+    })
+    .map(
+      ({ at, ...write }): Op => ({
+        op: 'grant_write',
+        ...write,
+        frame: write.domain === 3 ? at : ramOf(machine, write.domain) + at,
+      }),
+    );
+  const map = fc
+    .record({
+      vcpu,
+      domain: mapper,
+      elements: fc.array(fc.record({ flags, ref, domain: granter, page }), { minLength: 1, maxLength: 3 }),
+    })
+    .map(
+      ({ vcpu: on, domain, elements }): Op => ({
+        op: 'map_grant_ref',
+        vcpu: on,
+        domain,
+        elements: elements.map(({ page: at, ...element }) => ({ ...element, hostAddress: address(domain, at) })),
+      }),
+    );
+  const handle = fc.nat({ max: 3 });
+  const unmap = fc
+    .record({
+      vcpu,
+      domain: mapper,
+      elements: fc.array(
+        fc.record({
+          handle,
+          page,
+          half: fc.constantFrom('host', 'host', 'device', 'both'),
+          at: fc.nat({ max: 2 }),
+          of: granter,
+        }),
+        { minLength: 1, maxLength: 3 },
+      ),
+    })
+    .map(
+      ({ vcpu: on, domain, elements }): Op => ({
+        op: 'unmap_grant_ref',
+        vcpu: on,
+        domain,
+        elements: elements.map(({ handle: live, page: at, half, at: frame, of }) => ({
+          handle: live,
+          ...(half === 'device' ? {} : { hostAddress: address(domain, at) }),
+          ...(half === 'host' ? {} : { busAddress: (ramOf(machine, of) + frame) * 4096 }),
+        })),
+      }),
+    );
+  const device = fc.constantFrom('0000:01:00.0', '0000:02:00.0', '0000:03:00.0');
+  const access = fc.constantFrom<'read' | 'write'>('read', 'write');
+  const dma = fc
+    .record({
+      op: fc.constantFrom<'dma' | 'dma_translate'>('dma', 'dma', 'dma_translate'),
+      device,
+      access,
+      frame: fc.nat({ max: machine.config.frames - 1 }),
+    })
+    .map(({ frame, ...rest }): Op => ({ ...rest, address: frame * 4096 }));
+  return fc.oneof(
+    { arbitrary: grantWrite, weight: 3 },
+    { arbitrary: map, weight: 6 },
+    { arbitrary: unmap, weight: 8 },
+    { arbitrary: dma, weight: 2 },
+    { arbitrary: fc.record({ op: fc.constant('dma_perform' as const), slot: fc.nat({ max: 3 }) }), weight: 1 },
+    { arbitrary: fc.record({ op: fc.constant('hardware' as const), unit: fc.nat({ max: 1 }) }), weight: 1 },
+    {
+      arbitrary: fc.record({
+        op: fc.constant('assign_device' as const),
+        vcpu,
+        device,
+        domain: fc.constantFrom(0, 2, 3),
+      }),
+      weight: 1,
+    },
+    { arbitrary: fc.record({ op: fc.constant('deassign_device' as const), vcpu, device }), weight: 1 },
+  );
+}
+
+/** A tick of a CPU's flush timer, some milliseconds on. */
+export function tickAfter(machine: Hypervisor, vcpu: number, us: number): Op {
+  return { op: 'tick', vcpu, nowUs: machine.nowUs + us };
+}
