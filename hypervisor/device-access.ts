@@ -4,6 +4,7 @@ import { completeGrant, type DeviceAccess, type GrantContext } from '../grant/in
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Progress } from '../machine/pending.ts';
+import { highWord } from '../machine/wide.ts';
 import type { Parts } from './parts.ts';
 
 /** What a held-back completion is about. */
@@ -63,7 +64,7 @@ export class DriverAccess implements DeviceAccess {
   }
 
   holdDmaRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): void {
-    this.#parts.driver.flush.hold(vcpu, Completion.dmaRange, domain, dfn, Math.floor(dfn / 2 ** 32), order, 0);
+    this.#parts.driver.flush.hold(vcpu, Completion.dmaRange, domain, dfn, highWord(dfn), order, 0);
   }
 
   completeOne(vcpu: Vcpu): Progress {
@@ -73,7 +74,7 @@ export class DriverAccess implements DeviceAccess {
     if (record === 0) return Progress.done;
     const argument = (index: number) => ledger.completionArgument(record, index);
     if (ledger.completionKind(record) === Completion.dmaRange) {
-      this.observer?.released(argument(0) as Domid, (argument(1) + argument(2) * 2 ** 32) as Dfn, argument(3));
+      this.observer?.released(argument(0) as Domid, (argument(1) + argument(2) * 0x100000000) as Dfn, argument(3));
     } else {
       const frame = argument(3) as Mfn;
       const isLast = completeGrant(

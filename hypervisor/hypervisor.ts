@@ -6,7 +6,7 @@ import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
 import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
-import { wide, wideHigh, wideLow } from '../machine/wide.ts';
+import { highWord, wide, wideHigh, wideLow } from '../machine/wide.ts';
 import { Access, AdversaryCaches, faultReasonName, type MayTranslation, type VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
@@ -214,7 +214,7 @@ export class Hypervisor {
       throw new RangeError(`pages ${op.pages}: expected a count`);
     const record = this.#open(op.op, vcpu, op.domain, 0);
     heap.write(record + DmaScratch.dfnLow, op.dfn);
-    heap.write(record + DmaScratch.dfnHigh, Math.floor(op.dfn / 2 ** 32));
+    heap.write(record + DmaScratch.dfnHigh, highWord(op.dfn));
     heap.write(record + DmaScratch.pages, op.pages);
     if (op.op === 'dma_map') {
       heap.write(record + DmaScratch.frame, op.frame);

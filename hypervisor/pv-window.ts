@@ -67,8 +67,8 @@ export class PvWindows {
   install(frame: Mfn, flags: number): void {
     const rights = (flags & GNTMAP.readonly) === 0 ? WRITABLE : 0;
     const user = (flags & GNTMAP.application_map) !== 0 ? USER : 0;
-    const low = ((frame << 12) | PRESENT | rights | user | ACCESSED_DIRTY) >>> 0;
-    this.#frames.writeEntry(this.frame, this.entry, low, ((frame >>> 20) | NO_EXECUTE) >>> 0);
+    const low = (frame << 12) | PRESENT | rights | user | ACCESSED_DIRTY;
+    this.#frames.writeEntry(this.frame, this.entry, low, (frame >>> 20) | NO_EXECUTE);
   }
 
   /** Whether the PTE found maps the frame with the rights of the grant. xen: replace_grant_pv_mapping, XSA-234. */

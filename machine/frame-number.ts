@@ -32,6 +32,16 @@ export const gfn = (value: number): Gfn => frame<Gfn>(value, 'gfn');
 export const pfn = (value: number): Pfn => frame<Pfn>(value, 'pfn');
 export const dfn = (value: number): Dfn => frame<Dfn>(value, 'dfn');
 
+/** Frames of a block of an order: 2^order. Not `2 ** order`, which costs a call where it counts. */
+export function pagesOf(order: number): number {
+  return order < 31 ? 1 << order : 2 ** order;
+}
+
+/** The first frame of the aligned block of an order that a frame lies in. */
+export function alignDown(frame: number, order: number): number {
+  return order < 31 ? frame - (frame & ((1 << order) - 1)) : Math.floor(frame / 2 ** order) * 2 ** order;
+}
+
 /** The frame that lies `count` frames further on. */
 export function frameAdd<T extends Mfn | Gfn | Pfn | Dfn>(base: T, count: number): T {
   return ((base as number) + count) as T;

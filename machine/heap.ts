@@ -268,7 +268,7 @@ export class Heap {
           if (value !== 0) visit(segment, place + w, value);
         }
         if (time) {
-          const at = this.read(record + time.offset) + this.read(record + time.offset + 1) * 2 ** 32;
+          const at = this.read(record + time.offset) + this.read(record + time.offset + 1) * 0x100000000;
           visit(segment, place + time.offset, (now - at) >>> 0);
         }
       }

@@ -35,8 +35,8 @@ export const domid = (value: number): Domid => id<Domid>(value, 0x8000, 'domid')
 export const did = (value: number): Did => id<Did>(value, 0x10000, 'did');
 export const unitIndex = (value: number): UnitIndex => id<UnitIndex>(value, 32, 'unit');
 export const vcpu = (value: number): Vcpu => id<Vcpu>(value, 1024, 'vcpu');
-export const grantRef = (value: number): GrantRef => id<GrantRef>(value, 2 ** 32, 'grant ref');
-export const sbdf = (value: number): Sbdf => id<Sbdf>(value, 2 ** 32, 'sbdf');
+export const grantRef = (value: number): GrantRef => id<GrantRef>(value, 0x100000000, 'grant ref');
+export const sbdf = (value: number): Sbdf => id<Sbdf>(value, 0x100000000, 'sbdf');
 
 const SBDF_TEXT = /^(?:([0-9a-f]{1,4}):)?([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7])$/i;
 

@@ -2,6 +2,11 @@
 
 import type { Wide } from './frame-number.ts';
 
+/** High word of a number below 2^53. The division is only paid for by numbers that need it. */
+export function highWord(value: number): number {
+  return value < 0x100000000 ? 0 : Math.floor(value / 0x100000000);
+}
+
 const HEX = /^0x[0-9a-fA-F]{1,16}$/;
 
 /** Low word of a 64-bit value. @throws TypeError when it is not one. */
@@ -18,13 +23,13 @@ export function wideLow(value: Wide, name: string): number {
 
 /** High word of a 64-bit value. */
 export function wideHigh(value: Wide, name: string): number {
-  if (typeof value === 'number') return Math.floor(value / 2 ** 32);
+  if (typeof value === 'number') return highWord(value);
   wideLow(value, name);
   return value.length > 10 ? Number.parseInt(value.slice(2, -8), 16) : 0;
 }
 
 /** Two words as JSON carries them. */
 export function wide(low: number, high: number): Wide {
-  const value = high * 2 ** 32 + low;
+  const value = high * 0x100000000 + low;
   return Number.isSafeInteger(value) ? value : `0x${high.toString(16)}${low.toString(16).padStart(8, '0')}`;
 }

@@ -1,7 +1,7 @@
 // dma_map and dma_unmap: a domain's kernel decides what its devices reach, in a device address space of its own making.
 
 import { Errno } from '../../machine/errno.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Progress, Step } from '../../machine/pending.ts';
 import type { DriverAccess } from '../device-access.ts';
@@ -15,9 +15,13 @@ export const DmaScratch = {
   pages: Pending.scratch + 3,
   rights: Pending.scratch + 4,
   done: Pending.scratch + 5,
+  pieces: Pending.scratch + 6,
 } as const;
 
-const Phase = { check: 0, page: 1, pageFlush: 2, end: 3, endFlush: 4 } as const;
+const Phase = { check: 0, page: 1, pageFlush: 2, end: 3, endFlush: 4, next: 5 } as const;
+
+/** Pieces of an unmap between two ends, as Xen ends batches of grants: what is held back stays bounded. */
+const PIECES_PER_END = 32;
 
 /** What operations of the hypervisor's own work with. */
 export interface OperationContext {
@@ -32,7 +36,7 @@ function fail(context: OperationContext, record: number, errno: number): number 
 
 function firstDfn(context: OperationContext, record: number): number {
   const { heap } = context.parts;
-  return heap.words[record + DmaScratch.dfnLow]! + heap.words[record + DmaScratch.dfnHigh]! * 2 ** 32;
+  return heap.words[record + DmaScratch.dfnLow]! + heap.words[record + DmaScratch.dfnHigh]! * 0x100000000;
 }
 
 /** One micro-step of dma_map: pages go in one by one, each change flushed as the policy wishes. */
@@ -138,8 +142,11 @@ export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.end:
       context.access.operationEnd(vcpu);
       return Phase.endFlush;
+    case Phase.endFlush:
+      return completeAll(context, vcpu, Phase.endFlush, Phase.next);
     default:
-      return completeAll(context, vcpu, Phase.endFlush, Step.done);
+      heap.write(record + DmaScratch.pieces, 0);
+      return heap.words[record + DmaScratch.done] === heap.words[record + DmaScratch.pages] ? Step.done : Phase.page;
   }
 }
 
@@ -148,21 +155,21 @@ function unmapPiece(context: OperationContext, vcpu: Vcpu, record: number): numb
   const domain = heap.words[record + Pending.domain]! as Domid;
   const done = heap.words[record + DmaScratch.done]!;
   const left = heap.words[record + DmaScratch.pages]! - done;
-  if (left === 0) {
-    return Phase.end;
-  }
+  const pieces = heap.words[record + DmaScratch.pieces]!;
+  if (left === 0 || pieces === PIECES_PER_END) return Phase.end;
   const dfn = (firstDfn(context, record) + done) as Dfn;
   const order = pieceOrder(dfn, left);
   const removed = driver.unmap(vcpu, domain, dfn, order);
   if (removed > 0) context.access.holdDmaRange(vcpu, domain, dfn, order);
   heap.write(record + Pending.result, heap.words[record + Pending.result]! + removed);
-  heap.write(record + DmaScratch.done, done + 2 ** order);
+  heap.write(record + DmaScratch.done, done + pagesOf(order));
+  heap.write(record + DmaScratch.pieces, pieces + 1);
   return Phase.pageFlush;
 }
 
 /** Largest order, at most 9, of an aligned block that starts at `dfn` and fits in `left` pages. */
 export function pieceOrder(dfn: number, left: number): number {
   let order = 0;
-  while (order < 9 && 2 ** (order + 1) <= left && (dfn & (2 ** (order + 1) - 1)) === 0) order += 1;
+  while (order < 9 && pagesOf(order + 1) <= left && (dfn & (pagesOf(order + 1) - 1)) === 0) order += 1;
   return order;
 }

@@ -1,6 +1,7 @@
 // The machine's time, in microseconds. It moves only when an operation says so.
 
 import type { Heap } from '../../machine/heap.ts';
+import { highWord } from '../../machine/wide.ts';
 
 export class Clock {
   readonly #heap: Heap;
@@ -12,7 +13,7 @@ export class Clock {
   }
 
   get nowUs(): number {
-    return this.#heap.words[this.#at]! + this.#heap.words[this.#at + 1]! * 2 ** 32;
+    return this.#heap.words[this.#at]! + this.#heap.words[this.#at + 1]! * 0x100000000;
   }
 
   /** @throws RangeError when time would go back. */
@@ -20,6 +21,6 @@ export class Clock {
     if (!Number.isSafeInteger(us) || us < this.nowUs)
       throw new RangeError(`time ${us} us: expected at least ${this.nowUs}`);
     this.#heap.write(this.#at, us);
-    this.#heap.write(this.#at + 1, Math.floor(us / 2 ** 32));
+    this.#heap.write(this.#at + 1, highWord(us));
   }
 }

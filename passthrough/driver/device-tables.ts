@@ -27,11 +27,13 @@ export class DeviceTables {
   readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #records: number;
+  readonly #limit: number;
 
   constructor(heap: Heap, frames: FrameTable, options: { readonly domains: number; readonly levels: number }) {
     this.#heap = heap;
     this.#frames = frames;
     this.levels = options.levels;
+    this.#limit = 2 ** (9 * options.levels);
     this.#records = heap.reserve('device tables', options.domains * RECORD_WORDS).base;
   }
 
@@ -63,7 +65,7 @@ export class DeviceTables {
 
   /** Device frames that the tables can map: those below 2^(9 * levels). */
   reaches(dfn: Dfn): boolean {
-    return dfn < 2 ** (9 * this.levels);
+    return dfn < this.#limit;
   }
 
   /**
@@ -74,7 +76,10 @@ export class DeviceTables {
     const frames = this.#frames;
     let at = this.root(domain) as number;
     for (let level = this.levels; level > 1; level -= 1) {
-      const entry = level <= 3 ? (dfn >>> (9 * (level - 1))) & 511 : Math.floor(dfn / 2 ** (9 * (level - 1))) & 511;
+      const entry =
+        level <= 3
+          ? (dfn >>> (9 * (level - 1))) & 511
+          : Math.floor(dfn / (level === 4 ? 0x8000000 : 0x1000000000)) & 511;
       const low = frames.readWord(at, entry * 2);
       if ((low & (ENTRY_READ | ENTRY_WRITE)) !== 0) {
         at = (low >>> 12) + (frames.readWord(at, entry * 2 + 1) & 0xfffff) * 0x100000;
@@ -106,11 +111,6 @@ export class DeviceTables {
   /** Writes the found entry at once. `rights` 0 makes it absent. */
   set(frame: number, rights: number): void {
     const present = rights !== 0;
-    this.#frames.writeEntry(
-      this.table,
-      this.entry,
-      present ? ((frame << 12) | rights) >>> 0 : 0,
-      present ? Math.floor(frame / 0x100000) : 0,
-    );
+    this.#frames.writeEntry(this.table, this.entry, present ? (frame << 12) | rights : 0, present ? frame >>> 20 : 0);
   }
 }

@@ -10,6 +10,7 @@ import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
 import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
+import { highWord } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
 import type { AccessChange, Flush, FlushPolicy, Release, Rights } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
@@ -84,6 +85,7 @@ export class FlushEngine {
   readonly #change = new Change();
   readonly #flushes: readonly Flush[];
   readonly #cachingUnits: number;
+  readonly #allUnits: number;
 
   constructor(options: FlushEngineOptions, policy: FlushPolicy, release: Release) {
     const { heap, frames } = options;
@@ -101,6 +103,7 @@ export class FlushEngine {
     const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
     if (frame < 0) throw new RangeError('frames: expected room for the invalidation status');
     this.statusFrame = frame as Mfn;
+    this.#allUnits = 2 ** options.units.length - 1;
     this.policy = policy;
     this.release = release;
     this.#flushes = Array.from({ length: options.vcpus }, (_, vcpu) => new VcpuFlush(this, vcpu as Vcpu));
@@ -187,7 +190,7 @@ export class FlushEngine {
     heap.write(at, kind);
     heap.write(at + 1, domain | (order << 16));
     heap.write(at + 2, dfn);
-    heap.write(at + 3, Math.floor(dfn / 2 ** 32));
+    heap.write(at + 3, highWord(dfn));
     heap.write(state + COUNT, count + 1);
   }
 
@@ -252,7 +255,7 @@ export class FlushEngine {
     const kind = heap.words[at]!;
     const domain = (heap.words[at + 1]! & 0xffff) as Domid;
     const order = heap.words[at + 1]! >>> 16;
-    const dfn = (heap.words[at + 2]! + heap.words[at + 3]! * 2 ** 32) as Dfn;
+    const dfn = (heap.words[at + 2]! + heap.words[at + 3]! * 0x100000000) as Dfn;
     const mask = this.#unitsOf(kind & 0xff, domain, order);
     const unit = nextBit(mask, heap.words[state + UNIT]!);
     if (unit >= 0) {
@@ -278,7 +281,7 @@ export class FlushEngine {
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
-    if (kind === GLOBAL) return 2 ** this.#units.length - 1;
+    if (kind === GLOBAL) return this.#allUnits;
     return kind >= CONTEXT_OF ? 1 << order : this.#tables.units(domain);
   }
 

@@ -5,9 +5,10 @@
 // one queue in the order in which they were made, so a completion is ready when nothing before it is pending.
 
 import { mix32 } from '../../machine/fingerprint.ts';
-import type { Dfn } from '../../machine/frame-number.ts';
+import { type Dfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
+import { highWord } from '../../machine/wide.ts';
 import type { Clock } from './clock.ts';
 
 const RECORD_WORDS = 12;
@@ -104,7 +105,7 @@ export class FlushLedger {
     for (let word = DOMAIN; word < TIME; word += 1)
       if (this.#heap.words[record + word] !== 0) this.#heap.write(record + word, 0);
     this.#heap.write(record + TIME, now);
-    this.#heap.write(record + TIME + 1, Math.floor(now / 2 ** 32));
+    this.#heap.write(record + TIME + 1, highWord(now));
     return record;
   }
 
@@ -115,7 +116,7 @@ export class FlushLedger {
     heap.write(record + FLAGS, LIVE | PENDING);
     heap.write(record + DOMAIN, domain | (order << 16));
     heap.write(record + DFN_LOW, dfn);
-    heap.write(record + DFN_HIGH, Math.floor(dfn / 2 ** 32));
+    heap.write(record + DFN_HIGH, highWord(dfn));
     heap.write(this.#index + vcpu * 4 + 3, this.uncovered(vcpu) + 1);
     this.#countPending(record, 1);
   }
@@ -174,13 +175,13 @@ export class FlushLedger {
   #overlaps(record: number, domain: number, dfn: number, order: number): boolean {
     const word = this.#heap.words[record + DOMAIN]!;
     if ((word & 0xffff) !== domain) return false;
-    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
-    return first < dfn + 2 ** order && dfn < first + 2 ** (word >>> 16);
+    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
+    return first < dfn + pagesOf(order) && dfn < first + pagesOf(word >>> 16);
   }
 
   #contained(record: number, dfn: number, order: number): boolean {
-    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
-    return dfn <= first && first + 2 ** (this.#heap.words[record + DOMAIN]! >>> 16) <= dfn + 2 ** order;
+    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
+    return dfn <= first && first + pagesOf(this.#heap.words[record + DOMAIN]! >>> 16) <= dfn + pagesOf(order);
   }
 
   /**
@@ -287,7 +288,7 @@ export class FlushLedger {
       const record = this.#record(vcpu, at);
       const flags = heap.words[record + FLAGS]!;
       if ((flags & PENDING) === 0 || flags >>> COVERED_SHIFT !== 0) continue;
-      return this.#clock.nowUs - (heap.words[record + TIME]! + heap.words[record + TIME + 1]! * 2 ** 32);
+      return this.#clock.nowUs - (heap.words[record + TIME]! + heap.words[record + TIME + 1]! * 0x100000000);
     }
     return 0;
   }

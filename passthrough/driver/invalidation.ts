@@ -47,11 +47,11 @@ export function submitIotlb(
   const { capabilities } = unit;
   const isPage = granularity === GRANULARITY_PAGE && capabilities.pageSelective && order <= capabilities.maxAddressMask;
   const by = granularity === GRANULARITY_PAGE && !isPage ? GRANULARITY_DOMAIN : granularity;
-  const addressLow = isPage ? (((dfn << 12) >>> 0) | (leavesOnly ? 1 << 6 : 0) | order) >>> 0 : 0;
-  const addressHigh = isPage ? Math.floor(dfn / 0x100000) : 0;
+  const addressLow = isPage ? (dfn << 12) | (leavesOnly ? 1 << 6 : 0) | order : 0;
+  const addressHigh = isPage ? (dfn < 0x100000 ? 0 : Math.floor(dfn / 0x100000)) : 0;
   const drains = (capabilities.drainWrites ? 1 : 0) | (capabilities.drainReads ? 2 : 0);
   if (unit.queueEnabled) {
-    return submit(frames, unit, (IOTLB | (by << 4) | (drains << 6) | (did << 16)) >>> 0, 0, addressLow, addressHigh);
+    return submit(frames, unit, IOTLB | (by << 4) | (drains << 6) | (did << 16), 0, addressLow, addressHigh);
   }
   unit.writeRegister(unit.iotlbRegister - 8, addressLow, addressHigh);
   unit.writeRegister(unit.iotlbRegister, 0, (0x80000000 | (by << 28) | (drains << 16) | did) >>> 0);
@@ -68,5 +68,5 @@ export function submitContext(frames: FrameTable, unit: VtdUnit, did: number, so
 
 /** Submits a wait: when the hardware reaches it, it writes 1 to the status word. */
 export function submitWait(frames: FrameTable, unit: VtdUnit, statusFrame: Mfn, word: number): void {
-  submit(frames, unit, WAIT, 1, ((statusFrame << 12) | (word << 2)) >>> 0, Math.floor(statusFrame / 0x100000));
+  submit(frames, unit, WAIT, 1, (statusFrame << 12) | (word << 2), statusFrame >>> 20);
 }

@@ -1,7 +1,7 @@
 // What the hypervisor does to its units: start them, put devices into domains, change device access.
 
 import { Errno } from '../../machine/errno.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
 import { DOMID_XEN, type Domid, type Sbdf, type UnitIndex, type Vcpu } from '../../machine/ids.ts';
@@ -187,7 +187,7 @@ export class IommuDriver {
     const { tables } = this;
     let strongest = 0;
     let removed = 0;
-    for (let page = 0; page < 2 ** order; page += 1) {
+    for (let page = 0, pages = pagesOf(order); page < pages; page += 1) {
       if (tables.find(domain, (dfn + page) as Dfn, false) !== 1) continue;
       const before = tables.low & 3;
       if (before === 0) continue;

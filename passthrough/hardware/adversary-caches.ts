@@ -9,7 +9,7 @@
 // first dfn). A role is held by links: the entries, current or retained, that lead to the frame in that role. A table
 // page that was unhooked, even freed and handed out again, keeps its role while a retained upper entry leads to it.
 
-import type { Mfn } from '../../machine/frame-number.ts';
+import { alignDown, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable, FrameWatcher } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
 import type { Capabilities } from './capabilities.ts';
@@ -363,9 +363,7 @@ export class AdversaryCaches implements TranslationCaches {
 
   invalidateIotlb(granularity: number, did: number, dfn: number, order: number, hint: boolean): void {
     const scope: Scope | null =
-      granularity === IotlbGranularity.page
-        ? { dfn: Math.floor(dfn / 2 ** order) * 2 ** order, pages: 2 ** order }
-        : null;
+      granularity === IotlbGranularity.page ? { dfn: alignDown(dfn, order), pages: pagesOf(order) } : null;
     const { retained } = this.#shared;
     const remove = (tag: number) =>
       retained.remove(this.#unit, tag, this.epoch(), scope, hint, (level, first, pages, low, high) => {

@@ -1,7 +1,9 @@
 // DMA in two steps: an access is translated, then performed. In between it holds a frame and not a translation, so
 // that no invalidation but one that drains can stop it (docs/hardware-axioms.md, H8).
 
+import { alignDown, pagesOf } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap.ts';
+import { highWord } from '../../machine/wide.ts';
 import { Access, IotlbGranularity } from './registers.ts';
 
 const LIVE = 0;
@@ -52,7 +54,7 @@ export class DmaInFlight {
       this.#heap.write(at + TAG, held.unit * 0x10000 + held.did);
       this.#heap.write(at + SOURCE, held.sourceId);
       this.#heap.write(at + DFN_LOW, held.dfn);
-      this.#heap.write(at + DFN_HIGH, Math.floor(held.dfn / 2 ** 32));
+      this.#heap.write(at + DFN_HIGH, highWord(held.dfn));
       this.#heap.write(at + FRAME, held.frame);
       this.#heap.write(at + WORD, held.word);
       this.#heap.write(at + VALUE, held.value);
@@ -71,7 +73,7 @@ export class DmaInFlight {
       unit: this.#heap.words[at + TAG]! >>> 16,
       did: this.#heap.words[at + TAG]! & 0xffff,
       sourceId: this.#heap.words[at + SOURCE]!,
-      dfn: this.#heap.words[at + DFN_LOW]! + this.#heap.words[at + DFN_HIGH]! * 2 ** 32,
+      dfn: this.#heap.words[at + DFN_LOW]! + this.#heap.words[at + DFN_HIGH]! * 0x100000000,
       frame: this.#heap.words[at + FRAME]!,
       access: access as Access,
       word: this.#heap.words[at + WORD]!,
@@ -104,13 +106,14 @@ export class DmaInFlight {
     drainWrites: boolean,
   ): boolean {
     if (this.#heap.words[this.#count]! === 0) return false;
-    const first = Math.floor(scope.dfn / 2 ** scope.order) * 2 ** scope.order;
+    const first = alignDown(scope.dfn, scope.order);
     return this.all().some((access) => {
       if (access.unit !== unit || !(access.access === Access.read ? drainReads : drainWrites)) return false;
       if (scope.granularity === IotlbGranularity.global) return true;
       if (access.did !== scope.did) return false;
       return (
-        scope.granularity === IotlbGranularity.domain || (access.dfn >= first && access.dfn < first + 2 ** scope.order)
+        scope.granularity === IotlbGranularity.domain ||
+        (access.dfn >= first && access.dfn < first + pagesOf(scope.order))
       );
     });
   }

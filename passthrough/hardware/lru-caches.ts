@@ -1,7 +1,9 @@
 // Not architectural. The profile `lru`: a cache of a given size that holds what the device used last (for costs).
 
+import { alignDown, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
+import { highWord } from '../../machine/wide.ts';
 import { AssociativeCache, CACHE_VALUE, type CacheShape } from './associative-cache.ts';
 import type { Capabilities } from './capabilities.ts';
 import { Access, ContextGranularity, FaultReason, IotlbGranularity } from './registers.ts';
@@ -42,7 +44,8 @@ const WALK_READS = 3;
 const FAULTS = 4;
 const EVICTIONS = 5;
 
-const VALID = 0x80000000;
+/** A bit that every key has. Below bit 31, so that keys stay small integers of the engine. */
+const VALID = 0x40000000;
 
 export class LruCaches implements TranslationCaches {
   readonly profile = 'lru';
@@ -153,11 +156,11 @@ export class LruCaches implements TranslationCaches {
   }
 
   #lookupIotlb(did: number, dfn: number): number {
-    const record = this.#iotlb.lookup((VALID | (1 << 16) | did) >>> 0, dfn >>> 0, Math.floor(dfn / 2 ** 32));
+    const record = this.#iotlb.lookup(VALID | (1 << 16) | did, dfn >>> 0, highWord(dfn));
     if (record !== 0 || this.#heap.words[this.#superpagesSeen]! === 0) return record;
     for (let level = 2; level <= 3; level += 1) {
       const base = dfn - (dfn & (entryPages(level) - 1));
-      const large = this.#iotlb.lookup((VALID | (level << 16) | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+      const large = this.#iotlb.lookup(VALID | (level << 16) | did, base >>> 0, highWord(base));
       if (large !== 0) return large;
     }
     return 0;
@@ -172,7 +175,7 @@ export class LruCaches implements TranslationCaches {
     for (let at = 2; at <= Math.min(4, levels); at += 1) {
       const pages = entryPages(at);
       const base = Math.floor(dfn / pages) * pages;
-      const record = this.#structures[at]!.lookup((VALID | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+      const record = this.#structures[at]!.lookup(VALID | did, base >>> 0, highWord(base));
       if (record === 0) continue;
       table = entryFrame(this.#heap.words[record + CACHE_VALUE]!, this.#heap.words[record + CACHE_VALUE + 1]!);
       level = at - 1;
@@ -196,7 +199,7 @@ export class LruCaches implements TranslationCaches {
       if (at <= 4) {
         const base = Math.floor(dfn / entryPages(at)) * entryPages(at);
         const cache = this.#structures[at]!;
-        const record = cache.insert((VALID | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+        const record = cache.insert(VALID | did, base >>> 0, highWord(base));
         this.#heap.write(record + CACHE_VALUE, low);
         this.#heap.write(record + CACHE_VALUE + 1, high);
       }
@@ -209,7 +212,7 @@ export class LruCaches implements TranslationCaches {
     const base = dfn - (dfn & (entryPages(level) - 1));
     if (level > 1) this.#heap.write(this.#superpagesSeen, 1);
     this.#evicting = true;
-    const record = this.#iotlb.insert((VALID | (level << 16) | did) >>> 0, base >>> 0, Math.floor(base / 2 ** 32));
+    const record = this.#iotlb.insert(VALID | (level << 16) | did, base >>> 0, highWord(base));
     this.#evicting = false;
     this.#heap.write(record + CACHE_VALUE, low);
     this.#heap.write(record + CACHE_VALUE + 1, high);
@@ -220,7 +223,7 @@ export class LruCaches implements TranslationCaches {
     if (this.#evicting) this.#count(EVICTIONS, 1);
     if (!this.observer) return;
     const key = this.#heap.words[record]!;
-    const dfn = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 2 ** 32;
+    const dfn = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 0x100000000;
     const low = this.#heap.words[record + CACHE_VALUE]!;
     const frame = entryFrame(low, this.#heap.words[record + CACHE_VALUE + 1]!);
     this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
@@ -240,12 +243,12 @@ export class LruCaches implements TranslationCaches {
   }
 
   invalidateIotlb(granularity: number, did: number, dfn: number, order: number, hint: boolean): void {
-    const base = Math.floor(dfn / 2 ** order) * 2 ** order;
+    const base = alignDown(dfn, order);
     if (granularity === IotlbGranularity.page && order === 0) this.#invalidatePage(did, base);
-    else this.#invalidateRange(this.#iotlb, granularity, did, base, 2 ** order);
+    else this.#invalidateRange(this.#iotlb, granularity, did, base, pagesOf(order));
     if (hint && granularity === IotlbGranularity.page) return;
     for (let level = 2; level <= 4; level += 1) {
-      this.#invalidateRange(this.#structures[level]!, granularity, did, base, 2 ** order, level);
+      this.#invalidateRange(this.#structures[level]!, granularity, did, base, pagesOf(order), level);
     }
   }
 
@@ -268,7 +271,7 @@ export class LruCaches implements TranslationCaches {
       const key = this.#heap.words[record]!;
       if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
       if (granularity === IotlbGranularity.page) {
-        const first = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 2 ** 32;
+        const first = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 0x100000000;
         const length = entryPages(of || (key >>> 16) & 7);
         if (first + length <= base || first >= base + pages) continue;
       }

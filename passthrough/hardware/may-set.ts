@@ -6,6 +6,7 @@
 import { mix32 } from '../../machine/fingerprint.ts';
 import type { Heap } from '../../machine/heap.ts';
 import { Pool } from '../../machine/pool.ts';
+import { highWord } from '../../machine/wide.ts';
 
 const LEVEL = 0;
 const TAG = 1;
@@ -18,7 +19,7 @@ const EPOCH = 7;
 const PREVIOUS = 8;
 const NEXT = 9;
 const CHAIN = 10;
-const LIVE = 0x80000000;
+const LIVE = 0x40000000;
 
 // Per (unit, did): heads and lengths of its two lists, and the next did with records.
 const SMALL = 0;
@@ -63,7 +64,7 @@ export class MaySet {
       capacity: Math.min(options.mayEntries, 0x10000),
       recordWords: 8,
       countedWords: 6,
-      extra: isFresh(6, (record) => (heap.words[record]! & 0x7fffffff) >>> 16),
+      extra: isFresh(6, (record) => (heap.words[record]! & 0x3fffffff) >>> 16),
     });
     this.#tags = heap.reserve('retained: lists', options.units * 0x10000 * 4, { kind: 'unhashed' }).base;
     this.#didLists = heap.reserve('retained: dids', options.units, { kind: 'unhashed' }).base;
@@ -103,10 +104,10 @@ export class MaySet {
       return false;
     }
     const record = this.#entries.take();
-    heap.write(record + LEVEL, (LIVE | level) >>> 0);
+    heap.write(record + LEVEL, LIVE | level);
     heap.write(record + TAG, tag);
     heap.write(record + DFN_LOW, dfn);
-    heap.write(record + DFN_HIGH, Math.floor(dfn / 2 ** 32));
+    heap.write(record + DFN_HIGH, highWord(dfn));
     heap.write(record + VALUE_LOW, low);
     heap.write(record + VALUE_HIGH, high);
     heap.write(record + PAGES, pages);
@@ -119,7 +120,7 @@ export class MaySet {
     heap.write(head, record);
     if (level === 1) {
       heap.write(list + SMALL_COUNT, heap.words[list + SMALL_COUNT]! + 1);
-      const bucket = this.#bucket(tag, dfn >>> 0, Math.floor(dfn / 2 ** 32));
+      const bucket = this.#bucket(tag, dfn >>> 0, highWord(dfn));
       heap.write(record + CHAIN, heap.words[bucket]!);
       heap.write(bucket, record);
     }
@@ -132,7 +133,7 @@ export class MaySet {
 
   #findSmall(tag: number, dfn: number, low: number, high: number): number {
     const heap = this.#heap;
-    const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
+    const [dfnLow, dfnHigh] = [dfn >>> 0, highWord(dfn)];
     let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!;
     for (; record !== 0; record = heap.words[record + CHAIN]!) {
       if (
@@ -169,7 +170,7 @@ export class MaySet {
   }
 
   #dfn(record: number): number {
-    return this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 2 ** 32;
+    return this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
   }
 
   /** Visits what may be remembered for an address: leaves, table pointers, orphaned roots (`pages` 0: all addresses). */
@@ -181,7 +182,7 @@ export class MaySet {
   ): void {
     const heap = this.#heap;
     const tag = unit * 0x10000 + did;
-    const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
+    const [dfnLow, dfnHigh] = [dfn >>> 0, highWord(dfn)];
     let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!;
     for (; record !== 0; record = heap.words[record + CHAIN]!) {
       if (heap.words[record + TAG]! !== tag || heap.words[record + DFN_LOW]! !== dfnLow) continue;
@@ -242,7 +243,7 @@ export class MaySet {
 
   #removePage(tag: number, dfn: number, limit: number, forgotten: Forgotten): void {
     const heap = this.#heap;
-    const [dfnLow, dfnHigh] = [dfn >>> 0, Math.floor(dfn / 2 ** 32)];
+    const [dfnLow, dfnHigh] = [dfn >>> 0, highWord(dfn)];
     for (let record = heap.words[this.#bucket(tag, dfnLow, dfnHigh)]!; record !== 0; ) {
       const next = heap.words[record + CHAIN]!;
       const same = heap.words[record + TAG]! === tag && heap.words[record + DFN_LOW]! === dfnLow;
@@ -314,7 +315,7 @@ export class MaySet {
   /** Remembers a context entry that was replaced. False when it was remembered already. */
   addContext(unit: number, source: number, words: readonly number[], epoch: number): boolean {
     const heap = this.#heap;
-    const key = ((LIVE | (unit << 16)) + source) >>> 0;
+    const key = (LIVE | (unit << 16)) + source;
     const { segment, slots, recordWords } = this.#contexts;
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
@@ -337,7 +338,7 @@ export class MaySet {
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
       const key = heap.words[record]!;
-      if (key === 0 || (key & 0x7fffffff) >>> 16 !== unit) continue;
+      if (key === 0 || (key & 0x3fffffff) >>> 16 !== unit) continue;
       visit(key & 0xffff, heap.words[record + 2]!, heap.words[record + 3]!, heap.words[record + 4]!);
     }
   }
@@ -353,7 +354,7 @@ export class MaySet {
     for (let slot = 0; slot < slots; slot += 1) {
       const record = segment.base + slot * recordWords;
       const key = heap.words[record]!;
-      if (key === 0 || (key & 0x7fffffff) >>> 16 !== unit) continue;
+      if (key === 0 || (key & 0x3fffffff) >>> 16 !== unit) continue;
       const words = [2, 3, 4, 5].map((i) => heap.words[record + i]!);
       if (!matches(key & 0xffff, words, heap.words[record + 6]!)) continue;
       this.#contexts.put(record);

@@ -5,6 +5,7 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
 import { Pool } from '../../machine/pool.ts';
+import { highWord } from '../../machine/wide.ts';
 
 const FRAME = 0;
 const TAG = 1;
@@ -54,7 +55,7 @@ export class RoleTable {
 
   /** First device frame that the table covers in this role. */
   dfn(role: number): number {
-    return this.#heap.words[role + DFN_LOW]! + this.#heap.words[role + DFN_HIGH]! * 2 ** 32;
+    return this.#heap.words[role + DFN_LOW]! + this.#heap.words[role + DFN_HIGH]! * 0x100000000;
   }
 
   /** One more way to a frame. True when the role is new. */
@@ -70,7 +71,7 @@ export class RoleTable {
     heap.write(fresh + TAG, unit * 0x10000 + did);
     heap.write(fresh + LEVEL, level);
     heap.write(fresh + DFN_LOW, dfn);
-    heap.write(fresh + DFN_HIGH, Math.floor(dfn / 2 ** 32));
+    heap.write(fresh + DFN_HIGH, highWord(dfn));
     heap.write(fresh + LINKS, 1);
     heap.write(fresh + NEXT, this.first(frame));
     this.#frames.setWatchWord(frame, fresh);

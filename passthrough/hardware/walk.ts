@@ -58,7 +58,8 @@ export class TableWalker {
   readonly #superpages: number;
   readonly #snoopControl: boolean;
   readonly #passThrough: boolean;
-  readonly #addressBits: number;
+  /** First device frame beyond reach, by levels of the tables. */
+  readonly #limits: readonly number[];
 
   constructor(frames: FrameTable, capabilities: Capabilities) {
     this.#frames = frames;
@@ -66,7 +67,9 @@ export class TableWalker {
     this.#superpages = (capabilities.superpage2m ? 1 << 2 : 0) | (capabilities.superpage1g ? 1 << 3 : 0);
     this.#snoopControl = capabilities.snoopControl;
     this.#passThrough = capabilities.passThrough;
-    this.#addressBits = capabilities.addressBits;
+    this.#limits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(
+      (levels) => 2 ** (Math.min(capabilities.addressBits, 12 + 9 * levels) - 12),
+    );
   }
 
   /** Finds the context entry of a requester. 0, or the fault reason. VT-d 3.4.2, 3.4.3. */
@@ -115,7 +118,7 @@ export class TableWalker {
 
   /** Whether a unit accepts this address through tables of so many levels: below both widths. VT-d 3.6. */
   reaches(dfn: number, levels: number): boolean {
-    return dfn < 2 ** (Math.min(this.#addressBits, 12 + 9 * levels) - 12);
+    return dfn < this.#limits[levels]!;
   }
 
   /**

@@ -1,0 +1,60 @@
+// `npm run bench [-- NAME... --json]`: the speed of the model itself, by tinybench.
+
+import { Bench } from 'tinybench';
+import { grantPairs } from './grant-pair.bench.ts';
+import { maps } from './map.bench.ts';
+import { replays } from './replay.bench.ts';
+import type { SpeedCase, SpeedResult } from './speed-case.ts';
+import { translations } from './translate.bench.ts';
+
+const cases: readonly SpeedCase[] = [...grantPairs, ...translations, ...replays, ...maps];
+
+async function measure(of: SpeedCase): Promise<SpeedResult> {
+  const { run, bytesPerItem } = await of.prepare();
+  const bench = new Bench({ time: 1000, warmupTime: 500, iterations: 3, warmupIterations: 2 });
+  bench.add(of.name, run);
+  const [task] = await bench.run();
+  const result = task?.result;
+  if (!result || !('latency' in result)) throw new Error(`${of.name}: no measurement`);
+  // The median: this is often run where something else runs too.
+  const nsPerOp = (result.latency.p50 * 1e6) / of.items;
+  return {
+    name: of.name,
+    opsPerSecond: Math.round(1e9 / nsPerOp),
+    nsPerOp: Number(nsPerOp.toFixed(2)),
+    ...(bytesPerItem === undefined ? {} : { bytesPerItem: Number(bytesPerItem.toFixed(2)) }),
+    note: of.note,
+  };
+}
+
+function line({ name, opsPerSecond, nsPerOp, bytesPerItem, note }: SpeedResult): string {
+  const bytes = bytesPerItem === undefined ? '' : `  ${bytesPerItem.toFixed(2)} B/item`;
+  const ops = opsPerSecond.toLocaleString('en-US').padStart(13);
+  return `${name.padEnd(22)}${ops} ops/s  ${nsPerOp.toFixed(1).padStart(9)} ns/op${bytes}  ${note}\n`;
+}
+
+async function main(argv: readonly string[]): Promise<void> {
+  const json = argv.includes('--json');
+  const names = argv.filter((argument) => !argument.startsWith('--'));
+  const unknown = names.find((name) => !cases.some((of) => of.name === name || of.name.startsWith(`${name}/`)));
+  if (unknown !== undefined) {
+    process.stderr.write(
+      `bench: unknown name ${unknown}: expected ${cases.map((of) => of.name).join(', ')}, or the part before a slash\n`,
+    );
+    process.exitCode = 2;
+    return;
+  }
+  const chosen =
+    names.length === 0
+      ? cases
+      : cases.filter((of) => names.some((name) => of.name === name || of.name.startsWith(`${name}/`)));
+  const results: SpeedResult[] = [];
+  for (const of of chosen) {
+    const result = await measure(of);
+    results.push(result);
+    if (!json) process.stdout.write(line(result));
+  }
+  if (json) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
+}
+
+await main(process.argv.slice(2));
