@@ -34,6 +34,8 @@ export interface DeviceAccess {
   flush(vcpu: Vcpu): Progress;
   elementEnd(vcpu: Vcpu): void;
   operationEnd(vcpu: Vcpu): void;
+  /** Whether something removed on this CPU is not flushed yet, and what ends now must wait for that. */
+  holdsBack(vcpu: Vcpu): boolean;
   /** Holds back the end of a grant's use until what was removed before it is flushed. */
   holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void;
   /** Lets one held-back end happen. `done` when none is ready. */

@@ -59,6 +59,11 @@ export class DriverAccess implements DeviceAccess {
     this.#parts.driver.flush.operationEnd(vcpu);
   }
 
+  holdsBack(vcpu: Vcpu): boolean {
+    const { flush } = this.#parts.driver;
+    return flush.release === 'afterFlush' && flush.ledger.size(vcpu) > 0;
+  }
+
   holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void {
     this.#parts.driver.flush.hold(vcpu, Completion.grant, granter, ref, halves, frame, mapper);
   }
@@ -76,16 +81,8 @@ export class DriverAccess implements DeviceAccess {
     if (ledger.completionKind(record) === Completion.dmaRange) {
       this.observer?.released(argument(0) as Domid, (argument(1) + argument(2) * 0x100000000) as Dfn, argument(3));
     } else {
-      const frame = argument(3) as Mfn;
-      const isLast = completeGrant(
-        this.grants!,
-        argument(0) as Domid,
-        argument(1),
-        argument(2),
-        frame,
-        argument(4) as Domid,
-      );
-      if (isLast) this.#parts.frames.free(frame);
+      const granter = argument(0) as Domid;
+      completeGrant(this.grants!, granter, argument(1), argument(2), argument(3) as Mfn, argument(4) as Domid);
     }
     ledger.completed(vcpu, record);
     return Progress.more;

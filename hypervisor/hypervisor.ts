@@ -7,7 +7,14 @@ import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
 import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord, wide, wideHigh, wideLow } from '../machine/wide.ts';
-import { Access, AdversaryCaches, faultReasonName, type MayTranslation, type VtdUnit } from '../passthrough/index.ts';
+import {
+  Access,
+  AdversaryCaches,
+  addressFrame,
+  faultReasonName,
+  type MayTranslation,
+  type VtdUnit,
+} from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { createDomain } from './domain-builder.ts';
@@ -66,6 +73,7 @@ export class Hypervisor {
       frames: parts.frames,
       pending: parts.pending,
       tables: parts.grants,
+      batches: parts.batches,
       locks: parts.locks,
       ports: {
         host: new HostMappingTables(
@@ -419,7 +427,7 @@ export class Hypervisor {
     if (!found) return { result: Errno.ENODEV };
     const unit = this.parts.units[found.device.unit]!;
     const low = wideLow(op.address, 'address');
-    const dfn = (low >>> 12) + wideHigh(op.address, 'address') * 0x100000;
+    const dfn = addressFrame(op.address);
     const access = op.access === 'write' ? Access.write : Access.read;
     const source = parseSbdf(op.device) % 0x10000;
     const frame = this.#answer(op, unit, source, dfn, access);

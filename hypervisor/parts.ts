@@ -1,6 +1,6 @@
 // The parts of a machine, made in one fixed order, so that two machines of the same configuration have the same heap.
 
-import { GrantTables } from '../grant/index.ts';
+import { GrantTables, UnmapBatches } from '../grant/index.ts';
 import { FrameTable } from '../machine/frame-table.ts';
 import { Heap } from '../machine/heap.ts';
 import { Locks } from '../machine/locks.ts';
@@ -29,6 +29,7 @@ export interface Parts {
   readonly pending: PendingOperations;
   readonly locks: Locks;
   readonly grants: GrantTables;
+  readonly batches: UnmapBatches;
   readonly windows: PvWindows;
   readonly p2m: P2m;
 }
@@ -92,6 +93,7 @@ export function makeParts(config: MachineConfig): Parts {
     pending: new PendingOperations(heap, { vcpus, elementsMax: config.batchMax }),
     locks: new Locks(heap, 'grant table locks', domains),
     grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
+    batches: new UnmapBatches(heap, vcpus),
     windows: new PvWindows(heap, frames, { domains, pages: config.windowPages }),
     p2m: new P2m(heap, { domains, gfns: config.gfns }),
   };

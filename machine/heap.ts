@@ -67,6 +67,8 @@ export class Heap {
   words = new Uint32Array(1 << 12);
   /** The words of what grows, by block. For reading. */
   readonly blocks: Uint32Array[] = [];
+  /** Counts rollbacks and copies: a memo of what the heap holds is good only while this stands still. */
+  jumps = 0;
   #size = 0;
   #segments: Segment[] = [];
   #log = new Uint32Array(1 << 12);
@@ -165,6 +167,7 @@ export class Heap {
   /** Undoes every write since the mark, which stays valid. Marks taken after it are gone. O(words written since). */
   rollback(mark: Mark): void {
     this.#dropMarksAfter(mark);
+    this.jumps += 1;
     const log = this.#log;
     for (let at = this.#logged - 2; at >= mark; at -= 2) {
       const address = log[at]!;
@@ -195,11 +198,23 @@ export class Heap {
     return (this.#logged - mark) / 2;
   }
 
+  /** Names of the segments in which words were written since the mark. */
+  segmentsSince(mark: Mark): ReadonlySet<string> {
+    const names = new Set<string>();
+    for (let at: number = mark; at < this.#logged; at += 2) {
+      const address = this.#log[at]!;
+      const segment = this.#segments.find(({ base, words }) => address >= base && address < base + words);
+      if (segment) names.add(segment.name);
+    }
+    return names;
+  }
+
   /** Makes this heap's content equal to another's with the same segments. Marks are not copied. */
   copyFrom(other: Heap): void {
     if (other.#size !== this.#size || other.blocks.length !== this.blocks.length) {
       throw new TypeError('heaps of different machines');
     }
+    this.jumps += 1;
     this.words.set(other.words.subarray(0, other.#size));
     for (const [block, words] of other.blocks.entries()) this.blocks[block] = words === zeros ? zeros : words.slice();
     this.#marks = [];

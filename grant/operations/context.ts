@@ -7,12 +7,14 @@ import type { Locks } from '../../machine/locks.ts';
 import type { PendingOperations } from '../../machine/pending.ts';
 import type { GrantTables } from '../grant-tables.ts';
 import type { DeviceAccess, DomainView, HostMappings } from '../ports.ts';
+import type { UnmapBatches } from '../unmap-batch.ts';
 
 export interface GrantContext {
   readonly heap: Heap;
   readonly frames: FrameTable;
   readonly pending: PendingOperations;
   readonly tables: GrantTables;
+  readonly batches: UnmapBatches;
   /** One lock per domain: its grant table, as mapper. */
   readonly locks: Locks;
   readonly ports: { readonly host: HostMappings; readonly device: DeviceAccess };

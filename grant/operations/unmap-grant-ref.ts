@@ -1,18 +1,16 @@
 // GNTTABOP_unmap_grant_ref, in micro-steps. xen: common/grant_table.c unmap_common, unmap_common_complete.
 //
 // Two passes over batches of 32: the first takes the mappings away and flushes, the second, once that is complete,
-// gives up references, pins and usage bits. The second pass is the ledger of what is held back until a flush.
+// gives up references, pins and usage bits. What a policy has not flushed by then is held back until it is.
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
 import { GNTMAP, pinIncrement, UnmapElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
+import { UNMAP_BATCH } from '../unmap-batch.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen, referencesOf } from './map-grant-ref.ts';
-
-/** Elements between two ends of a batch. xen: GNTTAB_UNMAP_BATCH_SIZE. */
-export const UNMAP_BATCH = 32;
 
 const Phase = {
   take: 0,
@@ -22,7 +20,8 @@ const Phase = {
   finish: 4,
   batchEnd: 5,
   batchFlush: 6,
-  nextBatch: 7,
+  complete: 7,
+  nextBatch: 8,
 } as const;
 
 const FRAME = Pending.scratch;
@@ -33,6 +32,7 @@ const REF = Pending.scratch + 3;
 const FLAGS = Pending.scratch + 4;
 const HALVES = Pending.scratch + 5;
 const IN_BATCH = Pending.scratch + 6;
+const COMPLETED = Pending.scratch + 7;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
@@ -52,10 +52,13 @@ export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: numb
       context.ports.device.operationEnd(vcpu);
       return Phase.batchFlush;
     case Phase.batchFlush:
-      return completeAll(context, vcpu, Phase.batchFlush, Phase.nextBatch);
+      return completeAll(context, vcpu, Phase.batchFlush, Phase.complete);
+    case Phase.complete:
+      return complete(context, vcpu, record);
     default:
       if (context.heap.words[record + Pending.index] === context.heap.words[record + Pending.count]) return Step.done;
       context.heap.write(record + IN_BATCH, 0);
+      context.heap.write(record + COMPLETED, 0);
       return Phase.take;
   }
 }
@@ -127,15 +130,23 @@ function device(context: GrantContext, vcpu: Vcpu, record: number): number {
     if (readers === 0 && writers === 0) context.ports.device.unmap(vcpu, mapper, frame);
     else if (!readOnly && writers === 0) context.ports.device.map(vcpu, mapper, frame, 1);
   }
-  if (halves !== 0) holdEnd(context, vcpu, record, mapper, granter);
   return Phase.deviceFlush;
 }
 
-function holdEnd(context: GrantContext, vcpu: Vcpu, record: number, mapper: Domid, granter: Domid): void {
-  const { heap } = context;
-  const halves = heap.words[record + HALVES]! | (heap.words[record + FLAGS]! & GNTMAP.readonly);
-  const frame = heap.words[record + FRAME]! as Mfn;
-  context.ports.device.holdGrant(vcpu, granter, heap.words[record + REF]!, halves, frame, mapper);
+/** The second pass, one element: what is flushed ends now, what is not is held back until it is. */
+function complete(context: GrantContext, vcpu: Vcpu, record: number): number {
+  const { heap, batches, ports } = context;
+  const at = heap.words[record + COMPLETED]!;
+  if (at === heap.words[record + IN_BATCH]) return Phase.nextBatch;
+  heap.write(record + COMPLETED, at + 1);
+  const halves = batches.halves(vcpu, at);
+  if (halves === 0) return Phase.complete;
+  const mapper = heap.words[record + Pending.domain] as Domid;
+  const [granter, ref, frame] = [batches.granter(vcpu, at), batches.ref(vcpu, at), batches.frame(vcpu, at)];
+  if (ports.device.holdsBack(vcpu)) ports.device.holdGrant(vcpu, granter, ref, halves, frame, mapper);
+  else completeGrant(context, granter, ref, halves, frame, mapper);
+  batches.clear(vcpu, at);
+  return Phase.complete;
 }
 
 function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
@@ -145,7 +156,21 @@ function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
   if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
   heap.write(pending.argument(vcpu, index) + UnmapElement.status, heap.words[record + STATUS]! & 0xffff);
   context.ports.device.elementEnd(vcpu);
-  heap.write(record + IN_BATCH, heap.words[record + IN_BATCH]! + 1);
+  const inBatch = heap.words[record + IN_BATCH]!;
+  const halves = heap.words[record + HALVES]!;
+  if (halves !== 0) {
+    const readOnly = heap.words[record + FLAGS]! & GNTMAP.readonly;
+    const granter = heap.words[record + GRANTER] as Domid;
+    context.batches.put(
+      vcpu,
+      inBatch,
+      halves | readOnly,
+      granter,
+      heap.words[record + REF]!,
+      heap.words[record + FRAME] as Mfn,
+    );
+  }
+  heap.write(record + IN_BATCH, inBatch + 1);
   heap.write(record + Pending.index, index + 1);
   return Phase.take;
 }
@@ -153,7 +178,7 @@ function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
 /**
  * The end of a grant's use, once what was removed is flushed: references and pins go, usage bits follow the pins.
  * xen: unmap_common_complete. `halves` holds GNTMAP bits of the halves that go, and `readonly`.
- * @returns true when the frame has no reference left, and is the caller's to free.
+ * A frame without references left goes back to the free ones.
  */
 export function completeGrant(
   context: GrantContext,
@@ -162,7 +187,7 @@ export function completeGrant(
   halves: number,
   frame: Mfn,
   mapper: Domid,
-): boolean {
+): void {
   const { frames, tables } = context;
   const granterIsPv = context.domain(granter)?.kind !== 'hvm';
   const { pages, types } = referencesOf(halves, mapper === granter, granterIsPv);
@@ -170,5 +195,5 @@ export function completeGrant(
   let isLast = false;
   for (let given = 0; given < pages; given += 1) isLast = frames.putPage(frame);
   tables.dropPins(granter, ref, pinIncrement(halves), (halves & GNTMAP.readonly) !== 0);
-  return isLast;
+  if (isLast) frames.free(frame);
 }

@@ -1,6 +1,5 @@
 // Not architectural. A set-associative cache in the heap: three key words, four value words, and a replacement rule.
 
-import { mix32 } from '../../machine/fingerprint.ts';
 import type { Heap } from '../../machine/heap.ts';
 
 /** How a full set makes room. `random` is a seeded xorshift, part of the state. */
@@ -28,8 +27,12 @@ export class AssociativeCache {
   readonly #end: number;
   readonly #ways: number;
   readonly #setMask: number;
+  /** Whether a hit makes an entry younger. */
+  readonly #ages: boolean;
   /** Word 0: the clock that ages are read from. Word 1: the state of the random replacement. */
   readonly #clock: number;
+  /** Counts entries that came and went: a memo of an entry is good only while this stands still. */
+  changes = 0;
   /** Where the last lookup hit: a hint that is checked, never trusted, so it need not be part of the state. */
   #lastHit = 0;
 
@@ -42,6 +45,7 @@ export class AssociativeCache {
     this.#heap = heap;
     this.#ways = shape.ways;
     this.#setMask = sets - 1;
+    this.#ages = shape.replacement === 'lru';
     this.#base = heap.reserve(name, shape.entries * RECORD_WORDS, { kind: 'slots', recordWords: RECORD_WORDS }).base;
     this.#end = this.#base + shape.entries * RECORD_WORDS;
     this.#clock = heap.reserve(`${name}: clock`, 2).base;
@@ -49,32 +53,25 @@ export class AssociativeCache {
 
   #set(key0: number, key1: number, key2: number): number {
     if (this.#setMask === 0) return this.#base;
-    // Neighbouring pages fall into neighbouring sets, as in hardware; domains and sizes are spread by the hash.
-    const set = (key1 + mix32(key0 ^ key2)) & this.#setMask;
+    // Neighbouring pages fall into neighbouring sets, as in hardware; domains and sizes are set off by some.
+    const set = (key1 + key0 * 5 + key2) & this.#setMask;
     return this.#base + set * this.#ways * RECORD_WORDS;
   }
 
   /** Address of the live record with this key, now the most recently used; 0 when there is none. `key0` is never 0. */
   lookup(key0: number, key1: number, key2: number): number {
-    const heap = this.#heap;
+    const { words } = this.#heap;
     const last = this.#lastHit;
-    if (
-      last !== 0 &&
-      heap.words[last]! === key0 &&
-      heap.words[last + KEY1]! === key1 &&
-      heap.words[last + KEY2]! === key2
-    ) {
-      if (this.shape.replacement === 'lru') this.#touch(last);
+    if (last !== 0 && words[last + KEY1] === key1 && words[last] === key0 && words[last + KEY2] === key2) {
+      if (this.#ages) this.#touch(last);
       return last;
     }
     const set = this.#set(key0, key1, key2);
-    const end = set + this.#ways * RECORD_WORDS;
-    for (let record = set; record < end; record += RECORD_WORDS) {
-      if (heap.words[record]! === key0 && heap.words[record + KEY1]! === key1 && heap.words[record + KEY2]! === key2) {
-        if (this.shape.replacement === 'lru') this.#touch(record);
-        this.#lastHit = record;
-        return record;
-      }
+    for (let record = set, left = this.#ways; left > 0; left -= 1, record += RECORD_WORDS) {
+      if (words[record + KEY1] !== key1 || words[record] !== key0 || words[record + KEY2] !== key2) continue;
+      if (this.#ages) this.#touch(record);
+      this.#lastHit = record;
+      return record;
     }
     return 0;
   }
@@ -82,7 +79,7 @@ export class AssociativeCache {
   #touch(record: number): void {
     const heap = this.#heap;
     let now = heap.words[this.#clock]!;
-    if (heap.words[record + AGE]! === now) return;
+    if (now !== 0 && heap.words[record + AGE]! === now) return;
     now += 1;
     if (now > 0xffffffff) {
       this.#renumber();
@@ -98,7 +95,7 @@ export class AssociativeCache {
     for (let record = this.#base; record < this.#end; record += RECORD_WORDS)
       if (this.#heap.words[record]! !== 0) live.push(record);
     live.sort((a, b) => this.#heap.words[a + AGE]! - this.#heap.words[b + AGE]!);
-    live.forEach((record, rank) => this.#heap.write(record + AGE, rank + 1));
+    for (const [rank, record] of live.entries()) this.#heap.write(record + AGE, rank + 1);
   }
 
   /** A record with this key, its value words 0, in the place of the set's victim. The key must not be live. */
@@ -123,6 +120,7 @@ export class AssociativeCache {
       if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
       this.onDrop?.(victim);
     }
+    this.changes += 1;
     heap.write(victim, key0);
     heap.write(victim + KEY1, key1);
     heap.write(victim + KEY2, key2);
@@ -141,6 +139,7 @@ export class AssociativeCache {
 
   remove(record: number): void {
     this.onDrop?.(record);
+    this.changes += 1;
     this.#heap.write(record, 0);
   }
 

@@ -65,6 +65,10 @@ export class LruCaches implements TranslationCaches {
   /** Whether superpage leaves were ever cached: until then one probe of the IOTLB is enough. */
   readonly #superpagesSeen: number;
   #evicting = false;
+  /** Requester whose context is in the walker, and what must not have moved since. No part of the state. */
+  #memoSource = -1;
+  #memoChanges = 0;
+  #memoJumps = 0;
 
   constructor(options: {
     readonly unit: number;
@@ -136,7 +140,25 @@ export class LruCaches implements TranslationCaches {
     return -reason;
   }
 
+  /** Leaves the requester's context in the walker; the last one is remembered while nothing has moved. */
   #findContext(sourceId: number): number {
+    if (
+      this.#memoSource === sourceId &&
+      this.#memoChanges === this.#contexts.changes &&
+      this.#memoJumps === this.#heap.jumps
+    ) {
+      return 0;
+    }
+    this.#memoSource = -1;
+    const fault = this.#cachedContext(sourceId);
+    if (fault !== 0) return fault;
+    this.#memoSource = sourceId;
+    this.#memoChanges = this.#contexts.changes;
+    this.#memoJumps = this.#heap.jumps;
+    return 0;
+  }
+
+  #cachedContext(sourceId: number): number {
     const walker = this.#walker;
     const record = this.#contexts.lookup(VALID, sourceId, 0);
     if (record !== 0) {

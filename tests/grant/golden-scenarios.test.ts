@@ -11,7 +11,8 @@ import {
   type UnmapElementInput,
 } from '../../hypervisor/index.ts';
 import type { Dfn } from '../../machine/frame-number.ts';
-import type { Domid } from '../../machine/ids.ts';
+import { type Domid, parseSbdf } from '../../machine/ids.ts';
+import { translate } from '../../passthrough/index.ts';
 
 const { host_map: HOST, device_map: DEVICE, readonly: RO } = GNTMAP;
 const DEV = '0000:03:00.0';
@@ -151,6 +152,59 @@ describe('the device follows the live handles of the mapper', () => {
     expect(idle.rights()).toBe(3);
     expect(idle.during(() => idle.unmap({ handle: 0, hostAddress: page(0) }))).toBe(0);
     expect(idle.rights()).toBe(0);
+  });
+});
+
+describe('what the device gets', () => {
+  it('reaches the frame while it is mapped, by the rights of the grant, and faults afterwards', () => {
+    const unit = s.machine.units[0]!;
+    const address = s.frame * 4096 + 0x123;
+    s.map(HOST | RO);
+    expect(translate(unit, parseSbdf(DEV), address, 'read')).toEqual({ frame: s.frame });
+    expect(translate(unit, parseSbdf(DEV), address, 'write')).toEqual({
+      fault: { reason: 5, name: 'writeNotPermitted' },
+    });
+    s.map(HOST, { hostAddress: page(1) });
+    expect(s.machine.step({ op: 'dma', device: DEV, address, access: 'write', value: 42 }).dma).toEqual({
+      frame: s.frame,
+    });
+    expect(s.machine.step({ op: 'dma', device: DEV, address, access: 'read' }).dma).toEqual({
+      frame: s.frame,
+      value: 42,
+    });
+    s.unmap({ handle: 0, hostAddress: page(0) });
+    s.unmap({ handle: 1, hostAddress: page(1) });
+    const { dma } = s.machine.step({ op: 'dma', device: DEV, address, access: 'read' });
+    expect(dma).toEqual({ fault: { reason: 6, name: 'readNotPermitted' } });
+    expect(unit.faults.take()).toEqual([
+      { sourceId: 0x300, dfn: s.frame, access: 'read', reason: 6, reasonName: 'readNotPermitted' },
+    ]);
+    expect(() => translate(unit, parseSbdf(DEV), '0x1_000', 'read')).toThrow(TypeError);
+  });
+});
+
+describe('a guest without IOMMU costs passthrough nothing', () => {
+  it('maps and unmaps without a write to any table, queue or cache of devices, and without a command', () => {
+    s.grant(9, { grantee: 2 });
+    const { heap } = s.machine.parts;
+    const mark = heap.mark();
+    const flushed = s.during(() => {
+      expect(s.map(HOST, { by: 2, ref: 9 }).status).toBe(0);
+      expect(s.unmap({ handle: 0, hostAddress: page(0) }, 2)).toBe(0);
+    });
+    const written = [...heap.segmentsSince(mark)].sort();
+    heap.release(mark);
+    expect(flushed).toBe(0);
+    expect(written).toEqual([
+      'contents',
+      'domain 1 active grants',
+      'domain 2 maptrack',
+      'domain 2 maptrack: free lists',
+      'frames',
+      'hypercall arguments',
+      'pending operations',
+      'unmap batches',
+    ]);
   });
 });
 
