@@ -33,7 +33,10 @@ export class DriverAccess implements DeviceAccess {
     if (onReuse === 'allow') return Progress.done;
     if (onReuse === 'refuse') return Progress.blocked;
     if (flush.isIdle(vcpu)) {
-      flush.requestPage(vcpu, domain, dfn, 0, false);
+      // A removal of several frames is covered as a whole only, not by one page of it. Such a one holds the neighbour too.
+      const neighbour = (dfn % 2 === 0 ? dfn + 1 : dfn - 1) as Dfn;
+      if (flush.isPending(domain, neighbour, 0)) flush.requestDomain(vcpu, domain);
+      else flush.requestPage(vcpu, domain, dfn, 0, false);
       flush.requestWait(vcpu);
     }
     return Progress.more;

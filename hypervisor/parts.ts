@@ -51,13 +51,19 @@ export function makeParts(config: MachineConfig): Parts {
     },
   });
   const dma = new DmaInFlight(heap, config.dmaSlots);
+  const registersOf = config.units.map((description) =>
+    'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description)),
+  );
+  const dids = Math.max(1, ...registersOf.map((registers) => decodeCapabilities(registers).domainIds));
   const adversary =
     config.caches.kind === 'adversary'
-      ? new Adversary(heap, frames, { units: Math.max(1, config.units.length), mayEntries: config.caches.mayEntries })
+      ? new Adversary(heap, frames, {
+          units: Math.max(1, config.units.length),
+          mayEntries: config.caches.mayEntries,
+          dids,
+        })
       : null;
-  const units = config.units.map((description, index) => {
-    const registers =
-      'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description));
+  const units = registersOf.map((registers, index) => {
     return new VtdUnit({
       index,
       heap,

@@ -25,7 +25,7 @@ export function smallMachine(
 ): Hypervisor {
   const machine = new Hypervisor({
     domains: 4,
-    frames: 48,
+    frames: 44,
     gfns: 12,
     vcpus: 2,
     windowPages: PAGES,

@@ -15,7 +15,35 @@ export interface Violation {
 export interface Invariant {
   readonly id: string;
   readonly sentence: string;
-  readonly check: (machine: Hypervisor) => readonly string[];
+  readonly check: (machine: Hypervisor, reach: () => readonly Reach[]) => readonly string[];
+}
+
+/** One frame that a device may reach. */
+export interface Reach {
+  readonly device: string;
+  /** Domain that the device is assigned to. */
+  readonly owner: number;
+  readonly dfn: number;
+  readonly frame: number;
+  /** Bit 0 read, bit 1 write. */
+  readonly rights: number;
+  /** By the tables as they are, or only by something cached. */
+  readonly current: boolean;
+}
+
+/** Everything that assigned devices may reach. Needs the cache profile `adversary`. */
+export function reachOf(machine: Hypervisor): Reach[] {
+  const found: Reach[] = [];
+  const dfns = Math.max(machine.config.frames, machine.config.gfns);
+  for (const { device, owner } of machine.control.root.devices) {
+    if (owner === null) continue;
+    for (let dfn = 0; dfn < dfns; dfn += 1) {
+      for (const { frame, rights, current } of machine.mayTranslate(device, dfn)) {
+        if (frame >= 0 && rights !== 0) found.push({ device, owner, dfn, frame, rights, current });
+      }
+    }
+  }
+  return found;
 }
 
 function domainsOf(machine: Hypervisor): Domid[] {
@@ -58,14 +86,20 @@ export const pinsAreLiveHalves: Invariant = {
       }
     }
     const { grants } = machine.parts;
-    return domainsOf(machine).flatMap((granter) =>
-      Array.from({ length: grants.entries(granter) }, (_, ref) => ref).flatMap((ref) => {
-        const [pins, live] = [grants.pins(granter, ref), expected.get(`${granter}/${ref}`) ?? 0];
-        return pins === live
-          ? []
-          : [`domain ${granter} ref ${ref}: pins 0x${pins.toString(16)}, live halves 0x${live.toString(16)}`];
-      }),
-    );
+    const broken: string[] = [];
+    const compare = (name: string, pins: number, live: number) => {
+      if (pins !== live) broken.push(`${name}: pins 0x${pins.toString(16)}, live halves 0x${live.toString(16)}`);
+    };
+    for (const granter of domainsOf(machine)) {
+      for (let ref = 0; ref < grants.entries(granter); ref += 1) {
+        const pins = grants.pins(granter, ref);
+        if (pins === 0) continue;
+        compare(`domain ${granter} ref ${ref}`, pins, expected.get(`${granter}/${ref}`) ?? 0);
+        expected.delete(`${granter}/${ref}`);
+      }
+    }
+    for (const [key, live] of expected) compare(`domain/ref ${key}`, 0, live);
+    return broken;
   },
 };
 
@@ -118,32 +152,22 @@ function pinnedRights(machine: Hypervisor): ReadonlyMap<string, number> {
 
 /**
  * M1. What a device may reach, through tables or anything cached, its domain owns or has pinned. Pins are given up on
- * release, so this says that nothing stale outlives release. Needs the cache profile `adversary`.
+ * release, so this says that nothing stale outlives release.
  */
 export const reachIsAuthorised: Invariant = {
   id: 'M1',
   sentence: 'Every frame that a device may reach, through tables or cached entries, is owned or pinned by its domain.',
-  check(machine) {
-    const broken: string[] = [];
+  check(machine, reach) {
     const { frames } = machine.parts;
     const pinned = pinnedRights(machine);
-    const dfns = Math.max(machine.config.frames, machine.config.gfns);
-    for (const { device, owner } of machine.control.root.devices) {
-      if (owner === null) continue;
-      for (let dfn = 0; dfn < dfns; dfn += 1) {
-        for (const { frame, rights, current } of machine.mayTranslate(device, dfn)) {
-          if (frame < 0 || rights === 0) continue;
-          if (frames.isAllocated(frame) && frames.owner(frame as Mfn) === owner) continue;
-          const excess = rights & ~(pinned.get(`${owner}/${frame}`) ?? 0);
-          if (excess === 0) continue;
-          const how = current ? 'by the tables' : 'by a cached entry';
-          broken.push(
-            `${device} of domain ${owner} may ${(excess & 2) !== 0 ? 'write' : 'read'} frame ${frame} at dfn ${dfn} ${how}`,
-          );
-        }
-      }
-    }
-    return broken;
+    return reach().flatMap(({ device, owner, dfn, frame, rights, current }) => {
+      if (frames.isAllocated(frame) && frames.owner(frame as Mfn) === owner) return [];
+      const excess = rights & ~(pinned.get(`${owner}/${frame}`) ?? 0);
+      if (excess === 0) return [];
+      const how = current ? 'by the tables' : 'by a cached entry';
+      const what = (excess & 2) !== 0 ? 'write' : 'read';
+      return [`${device} of domain ${owner} may ${what} frame ${frame} at dfn ${dfn} ${how}`];
+    });
   },
 };
 
@@ -151,20 +175,9 @@ export const reachIsAuthorised: Invariant = {
 export const freeFramesAreUnreachable: Invariant = {
   id: 'P1',
   sentence: 'A frame on the free heap is reachable by no device, through tables or cached entries.',
-  check(machine) {
-    const { frames } = machine.parts;
-    const dfns = Math.max(machine.config.frames, machine.config.gfns);
-    return machine.control.root.devices.flatMap(({ device }) =>
-      Array.from({ length: dfns }, (_, dfn) => dfn).flatMap((dfn) =>
-        machine
-          .mayTranslate(device, dfn)
-          .flatMap(({ frame, rights }) =>
-            frame >= 0 && rights !== 0 && !frames.isAllocated(frame)
-              ? [`${device} may reach free frame ${frame} at dfn ${dfn}`]
-              : [],
-          ),
-      ),
-    );
+  check(machine, reach) {
+    const free = reach().filter(({ frame }) => !machine.parts.frames.isAllocated(frame));
+    return free.map(({ device, dfn, frame }) => `${device} may reach free frame ${frame} at dfn ${dfn}`);
   },
 };
 
@@ -178,5 +191,10 @@ export const invariants: readonly Invariant[] = [
 
 /** What is broken in a state at rest; nothing when all invariants hold. */
 export function violations(machine: Hypervisor, of: readonly Invariant[] = invariants): Violation[] {
-  return of.flatMap(({ id, check }) => check(machine).map((message) => ({ invariant: id, message })));
+  let known: Reach[] | null = null;
+  const reach = () => {
+    known ??= reachOf(machine);
+    return known;
+  };
+  return of.flatMap(({ id, check }) => check(machine, reach).map((message) => ({ invariant: id, message })));
 }

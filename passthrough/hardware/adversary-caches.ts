@@ -46,7 +46,11 @@ export class Adversary implements FrameWatcher {
   /** Old words of the entries being written, between the two calls of a write. */
   readonly #old = new Uint32Array(4);
 
-  constructor(heap: Heap, frames: FrameTable, options: { readonly units: number; readonly mayEntries: number }) {
+  constructor(
+    heap: Heap,
+    frames: FrameTable,
+    options: { readonly units: number; readonly mayEntries: number; readonly dids?: number },
+  ) {
     this.frames = frames;
     this.roles = new RoleTable(heap, frames, options.mayEntries);
     this.retained = new MaySet(heap, options, (unit) => this.units[unit]!.epochInFlight());

@@ -41,6 +41,8 @@ export class MaySet {
   readonly #entries: Pool;
   readonly #contexts: Pool;
   readonly #tags: number;
+  /** Dids of the unit that has most. */
+  readonly #dids: number;
   readonly #didLists: number;
   readonly #buckets: number;
   readonly #bucketMask: number;
@@ -48,10 +50,11 @@ export class MaySet {
   /** `inFlight(unit)` is the epoch whose records outlive the invalidation in flight, -1 when there is none. */
   constructor(
     heap: Heap,
-    options: { readonly units: number; readonly mayEntries: number },
+    options: { readonly units: number; readonly mayEntries: number; readonly dids?: number },
     inFlight: (unit: number) => number,
   ) {
     this.#heap = heap;
+    this.#dids = options.dids ?? 0x10000;
     const isFresh = (epochWord: number, unitOf: (record: number) => number) => (record: number) =>
       Number(heap.words[record + epochWord]! === inFlight(unitOf(record)));
     this.#entries = new Pool(heap, 'retained entries', {
@@ -66,7 +69,7 @@ export class MaySet {
       countedWords: 6,
       extra: isFresh(6, (record) => (heap.words[record]! & 0x3fffffff) >>> 16),
     });
-    this.#tags = heap.reserve('retained: lists', options.units * 0x10000 * 4, { kind: 'unhashed' }).base;
+    this.#tags = heap.reserve('retained: lists', options.units * this.#dids * 4, { kind: 'unhashed' }).base;
     this.#didLists = heap.reserve('retained: dids', options.units, { kind: 'unhashed' }).base;
     const buckets = 2 ** Math.max(4, Math.ceil(Math.log2(options.mayEntries)) - 1);
     this.#bucketMask = buckets - 1;
@@ -74,7 +77,7 @@ export class MaySet {
   }
 
   #list(unit: number, did: number): number {
-    return this.#tags + (unit * 0x10000 + did) * 4;
+    return this.#tags + (unit * this.#dids + (did % this.#dids)) * 4;
   }
 
   #bucket(tag: number, dfnLow: number, dfnHigh: number): number {
@@ -248,7 +251,7 @@ export class MaySet {
       const next = heap.words[record + CHAIN]!;
       const same = heap.words[record + TAG]! === tag && heap.words[record + DFN_LOW]! === dfnLow;
       if (same && heap.words[record + DFN_HIGH]! === dfnHigh && heap.words[record + EPOCH]! < limit) {
-        this.#forget(record, this.#tags + tag * 4, forgotten);
+        this.#forget(record, this.#list(tag >>> 16, tag & 0xffff), forgotten);
       }
       record = next;
     }
