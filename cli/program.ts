@@ -24,7 +24,7 @@ Exit status:
 const EXAMPLES = `
 Examples:
   $ passthrough dmar /sys/firmware/acpi/tables/DMAR    the VT-d units of this machine
-  $ passthrough compare --policies xen,deferred        two flush policies on the example trace
+  $ passthrough compare --policies queued,deferred     two flush policies on the example trace
   $ passthrough dmar --help                            more about one command
 `;
 
@@ -40,7 +40,7 @@ Examples:
 const COMPARE_HELP = `
 Examples:
   $ passthrough compare
-  $ passthrough compare --policies xen,strict-page,deferred --json
+  $ passthrough compare --policies strict-page,queued,deferred:afterFlush --json
   $ passthrough compare --trace dma.txt --platform DMAR.bin --seed 7
 `;
 
@@ -132,7 +132,7 @@ function reportUsageErrors(command: Command, io: CliIo): void {
 function policyList(text: string): readonly string[] {
   const names = text.split(',').map((name) => name.trim());
   if (names.includes(''))
-    throw new InvalidArgumentError('Expected names with commas between them, as in xen,deferred.');
+    throw new InvalidArgumentError('Expected names with commas between them, as in queued,deferred.');
   return names;
 }
 

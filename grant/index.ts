@@ -15,6 +15,6 @@ export { HANDLES_PER_FRAME, Maptrack, type MaptrackOrder } from './maptrack.ts';
 export type { GrantContext } from './operations/context.ts';
 export { stepMapGrantRef } from './operations/map-grant-ref.ts';
 export { completeGrant, stepUnmapGrantRef } from './operations/unmap-grant-ref.ts';
-export type { DeviceAccess, DomainView, HostMappings } from './ports.ts';
+export { type DeviceAccess, type DomainView, type HostMappings, Reuse } from './ports.ts';
 export { GrantStatus, grantStatusName } from './status.ts';
 export { UNMAP_BATCH, UnmapBatches } from './unmap-batch.ts';

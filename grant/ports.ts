@@ -20,13 +20,17 @@ export interface HostMappings {
   destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean;
 }
 
+/**
+ * What stands between a map and the device frames that it wants: nothing; a flush that this CPU was given to carry
+ * out; a flush that another CPU is at; the policy, for good.
+ */
+export const Reuse = { ready: 0, flushing: 1, waiting: 2, refused: 3 } as const;
+export type Reuse = (typeof Reuse)[keyof typeof Reuse];
+
 /** Access of a mapper's devices to the frames that it maps. */
 export interface DeviceAccess {
-  /**
-   * Before device frames may be mapped again: `done` when nothing is in the way, `more` when a flush was asked for
-   * that must be carried out first, `blocked` when the policy refuses.
-   */
-  prepare(vcpu: Vcpu, domain: Domid, frame: number): Progress;
+  /** Whether device frames may be mapped again, asked before each map until it says {@link Reuse}.ready or refused. */
+  prepare(vcpu: Vcpu, domain: Domid, frame: number): Reuse;
   /** Maps a frame 1:1 with rights (1 read, 3 read and write). Not 0: failed. */
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number;
   unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void;

@@ -1,6 +1,6 @@
 // What devices may reach, as the grant tables and other operations ask for it: passthrough's answer to their port.
 
-import { completeGrant, type DeviceAccess, type GrantContext } from '../grant/index.ts';
+import { completeGrant, type DeviceAccess, type GrantContext, Reuse } from '../grant/index.ts';
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Progress } from '../machine/pending.ts';
@@ -25,21 +25,22 @@ export class DriverAccess implements DeviceAccess {
     this.#parts = parts;
   }
 
-  prepare(vcpu: Vcpu, domain: Domid, frame: number): Progress {
+  prepare(vcpu: Vcpu, domain: Domid, frame: number): Reuse {
     const { flush } = this.#parts.driver;
-    const dfn = frame as Dfn;
-    if (!flush.isPending(domain, dfn, 0)) return Progress.done;
+    const { ledger } = flush;
+    const record = ledger.findPending(domain, frame as Dfn, 0);
+    if (record === 0) return Reuse.ready;
     const { onReuse } = flush.policy;
-    if (onReuse === 'allow') return Progress.done;
-    if (onReuse === 'refuse') return Progress.blocked;
+    if (onReuse === 'allow') return Reuse.ready;
+    if (onReuse === 'refuse') return Reuse.refused;
+    const coveredBy = ledger.coveredBy(record);
+    if (coveredBy >= 0 && coveredBy !== vcpu) return Reuse.waiting;
     if (flush.isIdle(vcpu)) {
-      // A removal of several frames is covered as a whole only, not by one page of it. Such a one holds the neighbour too.
-      const neighbour = (dfn % 2 === 0 ? dfn + 1 : dfn - 1) as Dfn;
-      if (flush.isPending(domain, neighbour, 0)) flush.requestDomain(vcpu, domain);
-      else flush.requestPage(vcpu, domain, dfn, 0, false);
+      // The whole removal, for a part of one covers nothing.
+      flush.requestPage(vcpu, domain, ledger.dfnOf(record), ledger.orderOf(record), false);
       flush.requestWait(vcpu);
     }
-    return Progress.more;
+    return Reuse.flushing;
   }
 
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {

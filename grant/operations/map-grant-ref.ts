@@ -5,6 +5,7 @@ import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, type Vcpu } from '../../machine/ids.ts';
 import { Pending, Progress, Step } from '../../machine/pending.ts';
 import { GNTMAP, hasWritePins, MapElement, pinIncrement, pinsAreFull } from '../layouts.ts';
+import { Reuse } from '../ports.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
 
@@ -186,8 +187,9 @@ function host(context: GrantContext, vcpu: Vcpu, record: number): number {
     const high = heap.words[element + MapElement.hostHigh]!;
     if (context.domain(mapper)!.kind === 'hvm') {
       const ready = context.ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
-      if (ready === Progress.more) return flushThen(context, vcpu, Phase.host, Phase.host);
-      if (ready === Progress.blocked) return undoPin(context, vcpu, record, GrantStatus.general_error);
+      if (ready === Reuse.waiting) return Step.blocked;
+      if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.host, Phase.host);
+      if (ready === Reuse.refused) return undoPin(context, vcpu, record, GrantStatus.general_error);
     }
     const frame = heap.words[record + FRAME]! as Mfn;
     if (!context.ports.host.create(vcpu, mapper, low, high, frame, flags)) {
@@ -208,28 +210,33 @@ function device(context: GrantContext, vcpu: Vcpu, record: number): number {
   }
   const frame = heap.words[record + FRAME]! as Mfn;
   const readOnly = (heap.words[element + MapElement.flags]! & GNTMAP.readonly) !== 0;
-  // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.
-  if (!context.locks.take(mapper, vcpu)) return Step.blocked;
+  const holder = context.locks.holder(mapper);
+  if (holder >= 0 && holder !== vcpu) return Step.blocked;
   const writers = tables.writers(mapper, frame);
   const readers = tables.readers(mapper, frame);
   if (readers === 0 && writers === 0) {
     const ready = context.ports.device.prepare(vcpu, mapper, frame);
-    if (ready === Progress.more) return flushThen(context, vcpu, Phase.device, Phase.device);
-    if (ready === Progress.blocked) return undoDevice(context, vcpu, record);
+    if (ready === Reuse.waiting) return Step.blocked;
+    if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.device, Phase.device);
+    if (ready === Reuse.refused) return undoHost(context, vcpu, record);
   }
+  // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.
+  context.locks.take(mapper, vcpu);
   const mustMap = readOnly ? readers === 0 && writers === 0 : writers === 0;
-  if (mustMap && context.ports.device.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0)
-    return undoDevice(context, vcpu, record);
+  if (mustMap && context.ports.device.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0) {
+    context.locks.drop(mapper, vcpu);
+    return undoHost(context, vcpu, record);
+  }
   tables.countHandle(mapper, frame, readOnly, 1);
   return Phase.deviceFlush;
 }
 
-function undoDevice(context: GrantContext, vcpu: Vcpu, record: number): number {
+/** Undoes what {@link host} did, and what came before it. */
+function undoHost(context: GrantContext, vcpu: Vcpu, record: number): number {
   const { heap, pending } = context;
   const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
   const mapper = heap.words[record + Pending.domain]! as Domid;
   const flags = heap.words[element + MapElement.flags]!;
-  context.locks.drop(mapper, vcpu);
   if ((flags & GNTMAP.host_map) !== 0) {
     const low = heap.words[element + MapElement.hostLow]!;
     const high = heap.words[element + MapElement.hostHigh]!;

@@ -1,5 +1,6 @@
 // dma_map and dma_unmap: a domain's kernel decides what its devices reach, in a device address space of its own making.
 
+import { Reuse } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
@@ -102,10 +103,11 @@ function mapPage(context: OperationContext, vcpu: Vcpu, record: number): number 
   }
   const dfn = (firstDfn(context, record) + done) as Dfn;
   const ready = context.access.prepare(vcpu, domain, dfn);
-  if (ready === Progress.more) return flushThen(context, vcpu, Phase.page, Phase.page);
+  if (ready === Reuse.waiting) return Step.blocked;
+  if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.page, Phase.page);
   const frame = (heap.words[record + DmaScratch.frame]! + done) as Mfn;
   const errno =
-    ready === Progress.blocked
+    ready === Reuse.refused
       ? Errno.EBUSY
       : driver.map(vcpu, domain, dfn, frame, heap.words[record + DmaScratch.rights]!);
   if (errno !== 0) return undoMap(context, vcpu, record, errno);

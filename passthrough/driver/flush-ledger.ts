@@ -158,25 +158,42 @@ export class FlushLedger {
 
   /** Whether a removal of some of these device frames is pending on any CPU. */
   isPending(domain: Domid, dfn: Dfn, order: number): boolean {
-    const heap = this.#heap;
+    return this.findPending(domain, dfn, order) !== 0;
+  }
+
+  /** Address of the record of a removal of some of these device frames that is pending on any CPU; 0 when none is. */
+  findPending(domain: Domid, dfn: Dfn, order: number): number {
+    const { words } = this.#heap;
     const perDomain = this.#perDomain + domain * 2;
-    if (heap.words[perDomain]! === 0) return false;
-    if (order === 0 && heap.words[perDomain + 1]! === 0 && heap.words[this.#filterSlot(domain, dfn >>> 0)]! === 0)
-      return false;
+    if (words[perDomain] === 0) return 0;
+    if (order === 0 && words[perDomain + 1] === 0 && words[this.#filterSlot(domain, dfn >>> 0)] === 0) return 0;
     for (let vcpu = 0; vcpu < this.#vcpus; vcpu += 1) {
       for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
         const record = this.#record(vcpu, at);
-        if ((heap.words[record + FLAGS]! & PENDING) !== 0 && this.#overlaps(record, domain, dfn, order)) return true;
+        if ((words[record + FLAGS]! & PENDING) !== 0 && this.#overlaps(record, domain, dfn, order)) return record;
       }
     }
-    return false;
+    return 0;
+  }
+
+  /** First device frame of a removal, and its order. */
+  dfnOf(record: number): Dfn {
+    return (this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000) as Dfn;
+  }
+
+  orderOf(record: number): number {
+    return this.#heap.words[record + DOMAIN]! >>> 16;
+  }
+
+  /** The virtual CPU whose submitted invalidation covers a removal; -1 when none does. */
+  coveredBy(record: number): number {
+    return (this.#heap.words[record + FLAGS]! >>> COVERED_SHIFT) - 1;
   }
 
   #overlaps(record: number, domain: number, dfn: number, order: number): boolean {
-    const word = this.#heap.words[record + DOMAIN]!;
-    if ((word & 0xffff) !== domain) return false;
-    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
-    return first < dfn + pagesOf(order) && dfn < first + pagesOf(word >>> 16);
+    if ((this.#heap.words[record + DOMAIN]! & 0xffff) !== domain) return false;
+    const first = this.dfnOf(record);
+    return first < dfn + pagesOf(order) && dfn < first + pagesOf(this.orderOf(record));
   }
 
   #contained(record: number, dfn: number, order: number): boolean {

@@ -1,0 +1,54 @@
+// Goal: a unit's domain ids go to domains lowest first, once each, and come back. Method: a unit of few ids.
+
+import { describe, expect, test } from 'vitest';
+import { Errno } from '../../../machine/errno.ts';
+import { Heap } from '../../../machine/heap.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { DomainIds } from '../../../passthrough/driver/index.ts';
+
+const domain = (value: number) => value as Domid;
+const makeIds = (dids: number, reserveZero = false) =>
+  new DomainIds(new Heap(), { unit: 0, dids, domains: 8, reserveZero });
+
+describe('domain ids of a unit', () => {
+  test('go to domains lowest first, and stay with them', () => {
+    const ids = makeIds(4);
+    expect([5, 2, 5, 7].map((id) => ids.obtain(domain(id)))).toEqual([0, 1, 0, 2]);
+    expect([5, 2, 7, 3].map((id) => ids.didOf(domain(id)))).toEqual([0, 1, 2, -1]);
+    expect([0, 1, 2, 3].map((did) => ids.domainOf(did))).toEqual([5, 2, 7, -1]);
+  });
+
+  test('run out with -EBUSY, which leaves everything as it was', () => {
+    const ids = makeIds(2);
+    ids.obtain(domain(1));
+    ids.obtain(domain(2));
+    expect(ids.obtain(domain(3))).toBe(Errno.EBUSY);
+    expect(ids.obtain(domain(3))).toBe(-16);
+    expect(ids.didOf(domain(3))).toBe(-1);
+    expect(ids.obtain(domain(1))).toBe(0);
+  });
+
+  test('leave out 0 with caching mode, where absent contexts are cached under it', () => {
+    const ids = makeIds(2, true);
+    expect(ids.obtain(domain(1))).toBe(1);
+    expect(ids.obtain(domain(2))).toBe(-16);
+    ids.release(domain(1));
+    expect(ids.obtain(domain(2))).toBe(1);
+  });
+
+  test('come back, and the lowest is given out next, whatever the order of their coming', () => {
+    const ids = makeIds(4);
+    for (const id of [1, 2, 3, 4]) ids.obtain(domain(id));
+    for (const id of [3, 1]) ids.release(domain(id));
+    expect([ids.didOf(domain(3)), ids.domainOf(2)]).toEqual([-1, -1]);
+    expect([6, 7].map((id) => ids.obtain(domain(id)))).toEqual([0, 2]);
+  });
+
+  test('of a domain that has none come back without effect', () => {
+    const ids = makeIds(2);
+    ids.obtain(domain(1));
+    ids.release(domain(2));
+    expect(ids.didOf(domain(1))).toBe(0);
+    expect(ids.obtain(domain(2))).toBe(1);
+  });
+});
