@@ -39,7 +39,9 @@ export function startProgress(io: CliIo, now: () => number = () => performance.n
   };
 }
 
-/** Pseudo-terminals without a window say 0 columns; ora 9.4 would count infinitely many lines and clear them for ever. */
+/**
+ * Pseudo-terminals without a window say 0 columns; ora 9.4 would count infinitely many lines and clear them for ever.
+ */
 const hasWidth = (terminal: NodeJS.WriteStream): boolean => terminal.columns !== 0;
 
 /** `ora` is loaded when first needed, so that short commands and `--help` start fast. */

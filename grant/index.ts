@@ -1,3 +1,5 @@
+// The subpath `xen-passthrough-model/grant`: what guests share.
+
 export { type GrantLimits, GrantTables } from './grant-tables.ts';
 export {
   GNTMAP,
@@ -13,6 +15,7 @@ export {
 } from './layouts.ts';
 export { HANDLES_PER_FRAME, Maptrack, type MaptrackOrder } from './maptrack.ts';
 export type { GrantContext } from './operations/context.ts';
+export { completeAll, flushThen } from './operations/flush-steps.ts';
 export { stepMapGrantRef } from './operations/map-grant-ref.ts';
 export { completeGrant, stepUnmapGrantRef } from './operations/unmap-grant-ref.ts';
 export { type DeviceAccess, type DomainView, type HostMappings, Reuse } from './ports.ts';

@@ -7,19 +7,13 @@ import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
 import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord, wide, wideHigh, wideLow } from '../machine/wide.ts';
-import {
-  Access,
-  AdversaryCaches,
-  addressFrame,
-  faultReasonName,
-  type MayTranslation,
-  type VtdUnit,
-} from '../passthrough/index.ts';
+import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
+import { DeviceDma } from './device-dma.ts';
 import { createDomain } from './domain-builder.ts';
 import { HostMappingTables } from './host-mappings.ts';
-import type { DmaResult, MapElementResult, Op, OpResult } from './op.ts';
+import type { MapElementResult, Op, OpResult } from './op.ts';
 import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
 import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
@@ -53,6 +47,7 @@ export class Hypervisor {
   readonly access: DriverAccess;
   readonly #grants: GrantContext;
   readonly #context: OperationContext;
+  readonly #dma: DeviceDma;
   #crashed: { domain: number; reason: string }[] = [];
 
   /** @throws RangeError naming the option that cannot be. */
@@ -87,6 +82,10 @@ export class Hypervisor {
       grantedFrame: (granter, frame) => this.#grantedFrame(granter, frame),
     };
     this.access.grants = this.#grants;
+    this.#dma = new DeviceDma(parts, (device) => {
+      const found = this.#device(device);
+      return found ? parts.units[found.device.unit]! : null;
+    });
   }
 
   #domain(domain: Domid): DomainControl {
@@ -130,7 +129,7 @@ export class Hypervisor {
     // Nobody comes in between, so the phase need not be kept in the record.
     for (let phase = 0; phase !== Step.done; ) {
       const next = this.#advance(vcpu, phase);
-      if (next === Step.blocked) this.#letHardwareRun(vcpu);
+      if (next === Step.blocked) this.#letHardwareRun(vcpu, phase);
       else phase = next;
     }
     return this.finish(vcpu);
@@ -362,21 +361,17 @@ export class Hypervisor {
   }
 
   /** Something waits: units go on, and accesses that a drain waits for are performed. */
-  #letHardwareRun(vcpu: Vcpu): void {
+  #letHardwareRun(vcpu: Vcpu, phase: number): void {
     let moved = false;
     for (const unit of this.parts.units) while (unit.step()) moved = true;
     if (moved) return;
-    const [held] = this.parts.dma.all();
-    if (held) {
-      this.parts.dma.release(held.slot);
-      this.#perform(held.frame, held.word, held.access, held.value);
-      return;
-    }
+    if (this.#dma.performAny()) return;
+    // The operation can be taken up again from here, once the other one has gone on.
+    this.parts.heap.write(this.parts.pending.record(vcpu) + Pending.phase, phase);
     const holders = Array.from({ length: this.config.domains }, (_, domain) => this.parts.locks.holder(domain));
     const other = holders.find((holder) => holder >= 0 && holder !== vcpu);
-    throw new TypeError(
-      `vCPU ${vcpu} cannot go on${other === undefined ? '' : `: vCPU ${other} holds a lock and is in the middle of an operation`}`,
-    );
+    const why = other === undefined ? '' : `: vCPU ${other} holds a lock and is in the middle of an operation`;
+    throw new TypeError(`vCPU ${vcpu} cannot go on${why}`);
   }
 
   #single(op: Exclude<Op, VcpuOp>): OpResult {
@@ -387,13 +382,9 @@ export class Hypervisor {
         return this.#grantWrite(op);
       case 'dma':
       case 'dma_translate':
-        return this.#dma(op);
-      case 'dma_perform': {
-        const held = this.parts.dma.get(op.slot);
-        if (!held) return { result: Errno.ENOENT };
-        this.parts.dma.release(op.slot);
-        return { result: 0, dma: this.#perform(held.frame, held.word, held.access, held.value) };
-      }
+        return this.#dma.access(op);
+      case 'dma_perform':
+        return this.#dma.perform(op.slot);
       case 'hardware': {
         const unit = this.parts.units[op.unit];
         if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);
@@ -415,61 +406,6 @@ export class Hypervisor {
 
   /** Everything that a request of a device may get now; the tables' own answer first. */
   mayTranslate(device: string, dfn: number): readonly MayTranslation[] {
-    const found = this.#device(device);
-    if (!found) throw new RangeError(`unknown device ${device}`);
-    const { caches } = this.parts.units[found.device.unit]!;
-    if (!(caches instanceof AdversaryCaches)) throw new TypeError('mayTranslate needs the cache profile "adversary"');
-    return caches.mayTranslate(parseSbdf(device) % 0x10000, dfn);
-  }
-
-  #dma(op: Extract<Op, { op: 'dma' | 'dma_translate' }>): OpResult {
-    const found = this.#device(op.device);
-    if (!found) return { result: Errno.ENODEV };
-    const unit = this.parts.units[found.device.unit]!;
-    const low = wideLow(op.address, 'address');
-    const dfn = addressFrame(op.address);
-    const access = op.access === 'write' ? Access.write : Access.read;
-    const source = parseSbdf(op.device) % 0x10000;
-    const frame = this.#answer(op, unit, source, dfn, access);
-    if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
-    if (op.op === 'dma') return { result: 0, dma: this.#perform(frame, (low & 0xfff) >>> 2, access, op.value ?? 0) };
-    const did = unit.caches.lastDid;
-    const word = (low & 0xfff) >>> 2;
-    const slot = this.parts.dma.hold({
-      unit: unit.index,
-      did,
-      sourceId: source,
-      dfn,
-      frame,
-      access,
-      word,
-      value: op.value ?? 0,
-    });
-    return slot < 0 ? { result: Errno.EBUSY } : { result: 0, dma: { frame, slot } };
-  }
-
-  #answer(
-    op: { readonly choose?: number; readonly device: string },
-    unit: VtdUnit,
-    source: number,
-    dfn: number,
-    access: Access,
-  ): number {
-    if (!op.choose) return unit.request(source, dfn, access);
-    const choices = this.mayTranslate(op.device, dfn);
-    const chosen = choices[op.choose];
-    if (!chosen) throw new RangeError(`choose ${op.choose}: expected 0 to ${choices.length - 1}`);
-    if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen.frame;
-    const reason = chosen.frame < 0 ? -chosen.frame : access === Access.write ? 5 : 6;
-    unit.faults.record(reason, source, dfn, access);
-    return -reason;
-  }
-
-  #perform(frame: number, word: number, access: Access, value: number): DmaResult {
-    const { frames } = this.parts;
-    if (!frames.isMemory(frame)) return { frame };
-    if (access === Access.read) return { frame, value: frames.readWord(frame, word) };
-    frames.writeWord(frame as Mfn, word, value);
-    return { frame };
+    return this.#dma.mayTranslate(device, dfn);
   }
 }

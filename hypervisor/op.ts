@@ -73,7 +73,10 @@ export type Op =
       readonly dfn: number;
       readonly pages: number;
     }
-  /** A device access, translated and performed. `choose` picks among what an adversarial unit may answer (0: the tables). */
+  /**
+   * A device access, translated and performed. `choose` picks among what an adversarial unit may answer (0: the
+   * tables).
+   */
   | DmaOp<'dma'>
   /** The first half of an access: translated, and held until `dma_perform`. */
   | DmaOp<'dma_translate'>

@@ -121,7 +121,7 @@ export const countsAreHandles: Invariant = {
         const writers = mine.length - readers;
         if (grants.readers(mapper, frame) !== readers || grants.writers(mapper, frame) !== writers) {
           broken.push(
-            `domain ${mapper} frame ${frame}: counts differ from ${readers} read-only and ${writers} read-write handles`,
+            `domain ${mapper} frame ${frame}: counts differ from its ${readers} RO and ${writers} RW handles`,
           );
         }
         if (machine.parts.frames.isAllocated(frame) && machine.parts.frames.owner(frame) === mapper) continue;

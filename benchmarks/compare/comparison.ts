@@ -57,7 +57,9 @@ export interface PolicyRow {
     LateTouches & {
       /** Maps that took a frame or a device frame that stale entries still led to. */
       readonly reusedBeforeFlush: number;
-      /** Maps that took a frame or a device frame that was not released: the recorded workload would have had to wait. */
+      /**
+       * Maps that took a frame or a device frame that was not released: the recorded workload would have had to wait.
+       */
       readonly reusedBeforeRelease: number;
     };
   readonly estimate: ExposureFigures;

@@ -96,7 +96,7 @@ function placementAssumptions(trace: ImportedTrace, named: readonly string[], as
   if (named.length > 1 || (named.length > 0 && spaces > 1)) {
     assumptions.push(
       spaces === 1
-        ? `The trace does not say which mapping is whose: ${named.join(', ')} share one domain, and the first does the DMA.`
+        ? `The trace does not say whose a mapping is: ${named.join(', ')} share one domain; the first does the DMA.`
         : 'The trace does not say which device has which address space: they are matched in the order of their names.',
     );
   }

@@ -1,3 +1,5 @@
+// Comparing flush policies on a trace.
+
 export { type CompareOptions, comparePolicies, TOUCH_RATE_PER_SECOND } from './compare-policies.ts';
 export type { ByteSeconds, Comparison, ExposureFigures, LateTouches, PolicyRow } from './comparison.ts';
 export { isClean, rowName } from './conclusion.ts';

@@ -101,9 +101,11 @@ function notes({ policies, touchRatePerSecond, seed, assumptions }: Comparison):
   const parameters = policies[0]?.cost.parameters ?? [];
   const unverified = parameters.filter(({ verified }) => !verified);
   return [
-    'Inval.: invalidations. Stale: a device can still reach a page that was released, through what a unit remembers. Windows and bounds hold ' +
+    'Inval.: invalidations. Stale: a device can still reach a page that was released, through what a unit ' +
+      'remembers. Windows and bounds hold ' +
       'for the worst hardware; harmful: meanwhile the page or its device frame is mapped for something else.',
-    `Late: touches by a device that comes late, ${touchRatePerSecond} times a second (seed ${seed}), on a cache of 128 entries.`,
+    `Late: touches by a device that comes late, ${touchRatePerSecond} times a second (seed ${seed}), ` +
+      'on a cache of 128 entries.',
     `Cycles rest on ${unverified.length} of ${parameters.length} parameters that nobody verified ` +
       '(--json lists each with its source): compare rows, do not quote figures.',
     ...assumptions.filter((text) => text.startsWith('The trace')),

@@ -3,11 +3,12 @@
 import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, type Vcpu } from '../../machine/ids.ts';
-import { Pending, Progress, Step } from '../../machine/pending.ts';
+import { Pending, Step } from '../../machine/pending.ts';
 import { GNTMAP, hasWritePins, MapElement, pinIncrement, pinsAreFull } from '../layouts.ts';
 import { Reuse } from '../ports.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
+import { completeAll, flushThen } from './flush-steps.ts';
 
 /** Phases of one element, and of the end of the batch. */
 const Phase = {
@@ -52,32 +53,19 @@ export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number
     case Phase.host:
       return host(context, vcpu, record);
     case Phase.hostFlush:
-      return flushThen(context, vcpu, Phase.hostFlush, Phase.device);
+      return flushThen(context.ports.device, vcpu, Phase.hostFlush, Phase.device);
     case Phase.device:
       return device(context, vcpu, record);
     case Phase.deviceFlush:
-      return flushThen(context, vcpu, Phase.deviceFlush, Phase.finish);
+      return flushThen(context.ports.device, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
     case Phase.end:
       context.ports.device.operationEnd(vcpu);
       return Phase.endFlush;
     default:
-      return completeAll(context, vcpu, Phase.endFlush, Step.done);
+      return completeAll(context.ports.device, vcpu, Phase.endFlush, Step.done);
   }
-}
-
-/** Carries the flush on, one piece; when nothing is left of it, goes on with another phase. */
-export function flushThen(context: GrantContext, vcpu: Vcpu, here: number, next: number): number {
-  const progress = context.ports.device.flush(vcpu);
-  return progress === Progress.done ? next : progress === Progress.blocked ? Step.blocked : here;
-}
-
-/** Carries the flush on, then lets what it held back happen, one by one; then goes on with another phase. */
-export function completeAll(context: GrantContext, vcpu: Vcpu, here: number, next: number): number {
-  const flushed = flushThen(context, vcpu, here, next);
-  if (flushed !== next) return flushed;
-  return context.ports.device.completeOne(vcpu) === Progress.more ? here : next;
 }
 
 function refuse(context: GrantContext, record: number, status: GrantStatus): number {
@@ -188,7 +176,7 @@ function host(context: GrantContext, vcpu: Vcpu, record: number): number {
     if (context.domain(mapper)!.kind === 'hvm') {
       const ready = context.ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
       if (ready === Reuse.waiting) return Step.blocked;
-      if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.host, Phase.host);
+      if (ready === Reuse.flushing) return flushThen(context.ports.device, vcpu, Phase.host, Phase.host);
       if (ready === Reuse.refused) return undoPin(context, vcpu, record, GrantStatus.general_error);
     }
     const frame = heap.words[record + FRAME]! as Mfn;
@@ -217,7 +205,7 @@ function device(context: GrantContext, vcpu: Vcpu, record: number): number {
   if (readers === 0 && writers === 0) {
     const ready = context.ports.device.prepare(vcpu, mapper, frame);
     if (ready === Reuse.waiting) return Step.blocked;
-    if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.device, Phase.device);
+    if (ready === Reuse.flushing) return flushThen(context.ports.device, vcpu, Phase.device, Phase.device);
     if (ready === Reuse.refused) return undoHost(context, vcpu, record);
   }
   // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.

@@ -10,7 +10,8 @@ import { GNTMAP, pinIncrement, UnmapElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import { UNMAP_BATCH } from '../unmap-batch.ts';
 import type { GrantContext } from './context.ts';
-import { completeAll, flushThen, referencesOf } from './map-grant-ref.ts';
+import { completeAll, flushThen } from './flush-steps.ts';
+import { referencesOf } from './map-grant-ref.ts';
 
 const Phase = {
   take: 0,
@@ -41,18 +42,18 @@ export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: numb
     case Phase.take:
       return take(context, vcpu, record);
     case Phase.hostFlush:
-      return flushThen(context, vcpu, Phase.hostFlush, Phase.device);
+      return flushThen(context.ports.device, vcpu, Phase.hostFlush, Phase.device);
     case Phase.device:
       return device(context, vcpu, record);
     case Phase.deviceFlush:
-      return flushThen(context, vcpu, Phase.deviceFlush, Phase.finish);
+      return flushThen(context.ports.device, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
     case Phase.batchEnd:
       context.ports.device.operationEnd(vcpu);
       return Phase.batchFlush;
     case Phase.batchFlush:
-      return completeAll(context, vcpu, Phase.batchFlush, Phase.complete);
+      return completeAll(context.ports.device, vcpu, Phase.batchFlush, Phase.complete);
     case Phase.complete:
       return complete(context, vcpu, record);
     default:

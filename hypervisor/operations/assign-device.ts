@@ -1,9 +1,10 @@
 // assign_device and deassign_device: the context entry, the unit's did, and what must be invalidated around them.
 // xen: vtd/iommu.c domain_context_mapping_one, domain_context_unmap_one, check_cleanup_domid_map.
 
+import { completeAll, flushThen } from '../../grant/index.ts';
 import type { Domid, Sbdf, UnitIndex, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
-import { completeAll, flushThen, type OperationContext } from './dma-map.ts';
+import type { OperationContext } from './dma-map.ts';
 
 /** Scratch words: the device, its unit, and whether the domain has no other device behind it (deassign). */
 export const AssignScratch = {
@@ -16,7 +17,7 @@ const Phase = { start: 0, flush: 1, detach: 2, detachFlush: 3, leave: 4 } as con
 
 export function stepAssignDevice(context: OperationContext, vcpu: Vcpu, phase: number): number {
   const { heap, pending, driver } = context.parts;
-  if (phase !== Phase.start) return flushThen(context, vcpu, Phase.flush, Step.done);
+  if (phase !== Phase.start) return flushThen(context.access, vcpu, Phase.flush, Step.done);
   const record = pending.record(vcpu);
   const domain = heap.words[record + Pending.domain] as Domid;
   const unit = heap.words[record + AssignScratch.unit] as UnitIndex;
@@ -35,12 +36,12 @@ export function stepDeassignDevice(context: OperationContext, vcpu: Vcpu, phase:
       driver.barrier(vcpu, domain);
       return Phase.flush;
     case Phase.flush:
-      return flushThen(context, vcpu, Phase.flush, Phase.detach);
+      return flushThen(context.access, vcpu, Phase.flush, Phase.detach);
     case Phase.detach:
       driver.detach(vcpu, unit, heap.words[record + AssignScratch.device] as Sbdf);
       return Phase.detachFlush;
     case Phase.detachFlush:
-      return completeAll(context, vcpu, Phase.detachFlush, Phase.leave);
+      return completeAll(context.access, vcpu, Phase.detachFlush, Phase.leave);
     default:
       if (heap.words[record + AssignScratch.leaves] !== 0) driver.leave(domain, unit);
       return Step.done;
@@ -49,7 +50,7 @@ export function stepDeassignDevice(context: OperationContext, vcpu: Vcpu, phase:
 
 /** The flush timer of a virtual CPU: what the policy asks for, then what that releases. */
 export function stepTick(context: OperationContext, vcpu: Vcpu, phase: number): number {
-  if (phase !== Phase.start) return completeAll(context, vcpu, Phase.flush, Step.done);
+  if (phase !== Phase.start) return completeAll(context.access, vcpu, Phase.flush, Step.done);
   context.parts.driver.flush.tick(vcpu);
   return Phase.flush;
 }

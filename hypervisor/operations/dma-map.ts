@@ -1,10 +1,10 @@
 // dma_map and dma_unmap: a domain's kernel decides what its devices reach, in a device address space of its own making.
 
-import { Reuse } from '../../grant/index.ts';
+import { completeAll, flushThen, Reuse } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Pending, Progress, Step } from '../../machine/pending.ts';
+import { Pending, Step } from '../../machine/pending.ts';
 import type { DriverAccess } from '../device-access.ts';
 import type { Parts } from '../parts.ts';
 
@@ -50,26 +50,13 @@ export function stepDmaMap(context: OperationContext, vcpu: Vcpu, phase: number)
     case Phase.page:
       return mapPage(context, vcpu, record);
     case Phase.pageFlush:
-      return flushThen(context, vcpu, Phase.pageFlush, Phase.page);
+      return flushThen(context.access, vcpu, Phase.pageFlush, Phase.page);
     case Phase.end:
       context.access.operationEnd(vcpu);
       return Phase.endFlush;
     default:
-      return completeAll(context, vcpu, Phase.endFlush, Step.done);
+      return completeAll(context.access, vcpu, Phase.endFlush, Step.done);
   }
-}
-
-/** Carries the flush on, one piece; when nothing is left of it, goes on with another phase. */
-export function flushThen(context: OperationContext, vcpu: Vcpu, here: number, next: number): number {
-  const progress = context.access.flush(vcpu);
-  return progress === Progress.done ? next : progress === Progress.blocked ? Step.blocked : here;
-}
-
-/** Carries the flush on, then lets what it held back happen, one by one; then goes on with another phase. */
-export function completeAll(context: OperationContext, vcpu: Vcpu, here: number, next: number): number {
-  const flushed = flushThen(context, vcpu, here, next);
-  if (flushed !== next) return flushed;
-  return context.access.completeOne(vcpu) === Progress.more ? here : next;
 }
 
 /** Everything that can be refused is refused before anything is changed. */
@@ -104,7 +91,7 @@ function mapPage(context: OperationContext, vcpu: Vcpu, record: number): number 
   const dfn = (firstDfn(context, record) + done) as Dfn;
   const ready = context.access.prepare(vcpu, domain, dfn);
   if (ready === Reuse.waiting) return Step.blocked;
-  if (ready === Reuse.flushing) return flushThen(context, vcpu, Phase.page, Phase.page);
+  if (ready === Reuse.flushing) return flushThen(context.access, vcpu, Phase.page, Phase.page);
   const frame = (heap.words[record + DmaScratch.frame]! + done) as Mfn;
   const errno =
     ready === Reuse.refused
@@ -140,12 +127,12 @@ export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.page:
       return unmapPiece(context, vcpu, record);
     case Phase.pageFlush:
-      return flushThen(context, vcpu, Phase.pageFlush, Phase.page);
+      return flushThen(context.access, vcpu, Phase.pageFlush, Phase.page);
     case Phase.end:
       context.access.operationEnd(vcpu);
       return Phase.endFlush;
     case Phase.endFlush:
-      return completeAll(context, vcpu, Phase.endFlush, Phase.next);
+      return completeAll(context.access, vcpu, Phase.endFlush, Phase.next);
     default:
       heap.write(record + DmaScratch.pieces, 0);
       return heap.words[record + DmaScratch.done] === heap.words[record + DmaScratch.pages] ? Step.done : Phase.page;

@@ -153,9 +153,13 @@ export class FlushEngine {
     this.policy.change(change, this.#flushes[vcpu]!);
   }
 
-  /** A policy that never flushes fills the queue: its oldest removal is forgotten, unless something waits for it. */
+  /**
+   * A policy that never flushes fills the queue. Where nothing waits for its removals the oldest is forgotten; where
+   * something does, forgetting one would release it unflushed.
+   */
   #makeRoom(vcpu: Vcpu): void {
-    if (!this.ledger.isFull(vcpu) || this.ledger.dropOldest(vcpu)) return;
+    if (!this.ledger.isFull(vcpu)) return;
+    if (this.release === 'onReturn' && this.ledger.dropOldest(vcpu)) return;
     throw new RangeError(
       `policy ${this.policy.name}: ${this.ledger.capacity} removals on vCPU ${vcpu} were never flushed`,
     );

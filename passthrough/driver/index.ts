@@ -1,3 +1,5 @@
+// What the hypervisor does to its units.
+
 export { Clock } from './clock.ts';
 export { DeviceTables } from './device-tables.ts';
 export { DomainIds } from './domain-ids.ts';

@@ -306,7 +306,9 @@ export class AdversaryCaches implements TranslationCaches {
     }
   }
 
-  /** A root entry names another context table. Cached contexts are what the context entries say, so only those matter. */
+  /**
+   * A root entry names another context table. Cached contexts are what the context entries say, so only those matter.
+   */
   rootEntryChanged(bus: number, old: readonly number[], now: readonly number[]): void {
     const table = (words: readonly number[]) => (words[0]! & 1 ? entryFrame(words[0]!, words[1]!) : -1);
     const [from, to] = [table(old), table(now)];

@@ -143,7 +143,10 @@ export class AssociativeCache {
     this.#heap.write(record, 0);
   }
 
-  /** The first live record at or after an address; 0 when there is none. Start at {@link first}, go on at `record + stride`. */
+  /**
+   * The first live record at or after an address; 0 when there is none. Start at {@link first}, go on at `record +
+   * stride`.
+   */
   next(from: number): number {
     for (let record = from; record < this.#end; record += RECORD_WORDS)
       if (this.#heap.words[record]! !== 0) return record;

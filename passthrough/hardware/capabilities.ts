@@ -43,7 +43,10 @@ export interface CapabilityRegisters {
 const FAULT_RECORD_OFFSET = 0x220;
 const IOTLB_OFFSET = 0xf0;
 
-/** A common unit: 256 domain ids, 4 levels, superpages, page-selective and queued invalidation, coherent, no caching mode. */
+/**
+ * A common unit: 256 domain ids, 4 levels, superpages, page-selective and queued invalidation, coherent, no caching
+ * mode.
+ */
 export const defaultCapabilities: Capabilities = Object.freeze({
   domainIds: 256,
   cachingMode: false,

@@ -1,3 +1,5 @@
+// The silicon: units, tables, caches, registers. Knows nothing of domains, grants or Xen.
+
 export { Adversary, AdversaryCaches, type MayTranslation } from './adversary-caches.ts';
 export type { CacheShape, Replacement } from './associative-cache.ts';
 export {

@@ -302,7 +302,10 @@ export class LruCaches implements TranslationCaches {
   }
 }
 
-/** Whether a source id is meant by a device-selective invalidation: the mask hides low bits of the function. VT-d 6.5.2.1. */
+/**
+ * Whether a source id is meant by a device-selective invalidation: the mask hides low bits of the function. VT-d
+ * 6.5.2.1.
+ */
 export function sourceMatches(source: number, wanted: number, functionMask: number): boolean {
   const hidden = functionMask === 0 ? 0 : functionMask === 1 ? 4 : functionMask === 2 ? 6 : 7;
   return (source & ~hidden) === (wanted & ~hidden);

@@ -176,7 +176,9 @@ export class MaySet {
     return this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
   }
 
-  /** Visits what may be remembered for an address: leaves, table pointers, orphaned roots (`pages` 0: all addresses). */
+  /**
+   * Visits what may be remembered for an address: leaves, table pointers, orphaned roots (`pages` 0: all addresses).
+   */
   eachCovering(
     unit: number,
     did: number,

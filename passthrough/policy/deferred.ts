@@ -1,3 +1,5 @@
+// Policy deferred: a flush queue, as Linux has it for DMA.
+
 import { type Flush, type FlushPolicy, needsRefresh } from './flush-policy.ts';
 
 /**

@@ -1,3 +1,5 @@
+// The flush policies, one file each, and the contract that they share.
+
 import { deferred } from './deferred.ts';
 import type { FlushPolicy } from './flush-policy.ts';
 import { never } from './never.ts';

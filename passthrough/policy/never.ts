@@ -1,3 +1,5 @@
+// Policy never: what happens without.
+
 import type { FlushPolicy } from './flush-policy.ts';
 
 /** A deliberate mistake, for comparison: whatever was cached stays until hardware happens to evict it. */

@@ -1,3 +1,5 @@
+// Policy queued: the invalidation queue used as a queue.
+
 import type { FlushPolicy } from './flush-policy.ts';
 
 /** Page-selective invalidations submitted as the changes happen, waited for once at the end of the operation. */

@@ -1,3 +1,5 @@
+// Policy strict-domain: one wide invalidation for whatever an operation removed.
+
 import { type FlushPolicy, needsRefresh } from './flush-policy.ts';
 
 /** One domain-selective invalidation at the end of an operation, before anything is released. */

@@ -1,3 +1,5 @@
+// Policy strict-page: what Xen does for grants, one page at a time.
+
 import type { FlushPolicy } from './flush-policy.ts';
 
 /** A page-selective invalidation for every change that a unit could have missed, each waited for. */

@@ -1,5 +1,6 @@
 // Grant map and unmap as Xen does them, one documented scenario after another: statuses, handles, pins, usage bits, the
-// mapper's device rights, and the invalidations that reach the unit. One PV guest with a device (0), two granters (1, 2).
+// mapper's device rights, and the invalidations that reach the unit. One PV guest with a device (0), two granters (1,
+// 2).
 
 import { beforeEach, describe, expect, it } from 'vitest';
 import { GNTMAP, GrantStatus, GTF } from '../../grant/index.ts';

@@ -1,4 +1,4 @@
-// Goal: a pool hands out records and takes them back, up to its capacity. Method: one by one; rolled back with its heap.
+// Goal: a pool hands out records and takes them back, up to its capacity. Method: one by one, and rolled back.
 
 import { describe, expect, test } from 'vitest';
 import { Heap } from '../../machine/heap.ts';

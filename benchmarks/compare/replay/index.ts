@@ -1,3 +1,5 @@
+// Replaying a workload through a machine.
+
 export { LATE_PAGES } from './late-device.ts';
 export {
   type DeviceAccesses,

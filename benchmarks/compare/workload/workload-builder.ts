@@ -22,7 +22,9 @@ const DFN_LIMIT = 2 ** 36;
 /** A mapping that joins no group yet. */
 const NOT_LIVE = -1;
 
-/** Imports a trace for replay. @throws InputError as `importFtrace`, and `TRACE_LIMIT` for what the model cannot hold. */
+/**
+ * Imports a trace for replay. @throws InputError as `importFtrace`, and `TRACE_LIMIT` for what the model cannot hold.
+ */
 export async function importTrace(file: string): Promise<ImportedTrace> {
   const builder = new WorkloadBuilder();
   const summary = await importFtrace(file, builder);

@@ -161,6 +161,17 @@ describe('a context entry that is absent', () => {
   });
 });
 
+test('an absent context entry goes under did 0, whatever its did field says', () => {
+  const { rig, contexts, path } = mapped({ units: [{ cachingMode: true }] });
+  rig.context(contexts, DEVICE, { present: 0, did: 7 });
+  rig.contextCache({ granularity: 'global' });
+  rig.context(contexts, DEVICE, { table: path[0]!, did: 1 });
+  rig.contextCache({ granularity: 'domain', did: 7 });
+  expect(answers(rig.may(5))).toContain('fault 2');
+  rig.contextCache({ granularity: 'domain', did: 0 });
+  expect(answers(rig.may(5))).not.toContain('fault 2');
+});
+
 describe('a root entry', () => {
   test('that names another context table leaves the old contexts cached', () => {
     const { rig, root } = twoTables();

@@ -186,6 +186,19 @@ describe('a table page that was unhooked', () => {
     expect(answers(rig.may(5))).toEqual([ABSENT]);
   });
 
+  test('twice over is forgotten by one invalidation: what is written to it later is no entry of a table', () => {
+    const { rig, path, leaves } = mapped();
+    rig.entry(leaves, 5, 40, RW);
+    for (let round = 0; round < 2; round += 1) {
+      rig.absent(path[1]!, 0);
+      rig.entry(path[1]!, 0, leaves, RW);
+    }
+    rig.absent(path[1]!, 0);
+    rig.iotlb({ granularity: 'domain', did: 1 });
+    for (const frame of [41, 42]) rig.entry(leaves, 5, frame, RW);
+    expect(answers(rig.may(5))).toEqual([ABSENT]);
+  });
+
   test('two levels up leaves the entries between usable where the invalidation did not reach', () => {
     const { rig, path } = mapped();
     const far = rig.table();

@@ -31,7 +31,11 @@ function failures(policy: FlushPolicy): string[] {
   );
 }
 
-const strict = { releases: ['afterFlush'], onReuse: 'flush', promise: () => ({ kind: 'strict' }) } as const;
+const strict: Pick<FlushPolicy, 'releases' | 'onReuse' | 'promise'> = {
+  releases: ['afterFlush'],
+  onReuse: 'flush',
+  promise: () => ({ kind: 'strict' }),
+};
 
 const broken: readonly FlushPolicy[] = [
   {

@@ -263,7 +263,9 @@ export class PolicyMachine {
     return [...this.#staleGrants(), ...this.#staleRanges()].map(({ text }) => text);
   }
 
-  /** What devices may reach beyond the tables, of things that were given back. This is what a strict policy excludes. */
+  /**
+   * What devices may reach beyond the tables, of things that were given back. This is what a strict policy excludes.
+   */
   staleReleased(): string[] {
     return [...this.#staleGrants(), ...this.#staleRanges()].filter(({ held }) => !held).map(({ text }) => text);
   }
@@ -282,7 +284,9 @@ export class PolicyMachine {
     return [...bits, ...this.#unreleased.map(({ dfn, order }) => `dfn ${dfn}, order ${order} is not released`)];
   }
 
-  /** A stale write to a granted frame is held while GTF_writing says so to the granter, a read while GTF_reading does. */
+  /**
+   * A stale write to a granted frame is held while GTF_writing says so to the granter, a read while GTF_reading does.
+   */
   #staleGrants(): { readonly text: string; readonly held: boolean }[] {
     return this.#granted.flatMap((frame, ref) => {
       const flags = this.machine.parts.grants.sharedFlags(GRANTER, ref);

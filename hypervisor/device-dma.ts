@@ -1,0 +1,92 @@
+// What devices do: accesses, translated by their unit and performed on memory, in one step or in two.
+
+import { Errno } from '../machine/errno.ts';
+import type { Mfn } from '../machine/frame-number.ts';
+import { parseSbdf } from '../machine/ids.ts';
+import { wideLow } from '../machine/wide.ts';
+import {
+  Access,
+  AdversaryCaches,
+  addressFrame,
+  FaultReason,
+  faultReasonName,
+  type MayTranslation,
+  type TranslatedAccess,
+  type VtdUnit,
+} from '../passthrough/index.ts';
+import type { DmaResult, Op, OpResult } from './op.ts';
+import type { Parts } from './parts.ts';
+
+type AccessOp = Extract<Op, { readonly op: 'dma' | 'dma_translate' }>;
+
+/** Words of a frame: the low 12 bits of an address, by 4 bytes. */
+const WORD_OF_PAGE = 0xffc;
+
+export class DeviceDma {
+  readonly #parts: Parts;
+  /** The unit that a device is behind; null for a device that there is not. */
+  readonly #unitOf: (device: string) => VtdUnit | null;
+
+  constructor(parts: Parts, unitOf: (device: string) => VtdUnit | null) {
+    this.#parts = parts;
+    this.#unitOf = unitOf;
+  }
+
+  /** Everything that a request of a device may get now; the tables' own answer first. */
+  mayTranslate(device: string, dfn: number): readonly MayTranslation[] {
+    const caches = this.#unitOf(device)?.caches;
+    if (!caches) throw new RangeError(`unknown device ${device}`);
+    if (!(caches instanceof AdversaryCaches)) throw new TypeError('mayTranslate needs the cache profile "adversary"');
+    return caches.mayTranslate(parseSbdf(device) % 0x10000, dfn);
+  }
+
+  access(op: AccessOp): OpResult {
+    const unit = this.#unitOf(op.device);
+    if (!unit) return { result: Errno.ENODEV };
+    const access = Access[op.access];
+    const dfn = addressFrame(op.address);
+    const sourceId = parseSbdf(op.device) % 0x10000;
+    const frame = op.choose ? this.#chosen(op, unit, sourceId, dfn, access) : unit.request(sourceId, dfn, access);
+    if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
+    const word = (wideLow(op.address, 'address') & WORD_OF_PAGE) >>> 2;
+    const did = unit.caches.lastDid;
+    const held = { unit: unit.index, did, sourceId, dfn, frame, access, word, value: op.value ?? 0 };
+    if (op.op === 'dma') return { result: 0, dma: this.#perform(held) };
+    const slot = this.#parts.dma.hold(held);
+    return slot < 0 ? { result: Errno.EBUSY } : { result: 0, dma: { frame, slot } };
+  }
+
+  /** One of the answers that an adversarial unit may give, instead of the tables' own. */
+  #chosen(op: AccessOp, unit: VtdUnit, sourceId: number, dfn: number, access: Access): number {
+    const choices = this.mayTranslate(op.device, dfn);
+    const chosen = choices[op.choose ?? 0];
+    if (!chosen) throw new RangeError(`choose ${op.choose}: expected 0 to ${choices.length - 1}`);
+    if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen.frame;
+    const refused = access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted;
+    const reason = chosen.frame < 0 ? -chosen.frame : refused;
+    unit.faults.record(reason, sourceId, dfn, access);
+    return -reason;
+  }
+
+  /** The second half of an access that was translated and held. */
+  perform(slot: number): OpResult {
+    const held = this.#parts.dma.get(slot);
+    if (!held) return { result: Errno.ENOENT };
+    this.#parts.dma.release(slot);
+    return { result: 0, dma: this.#perform(held) };
+  }
+
+  /** Performs some held access, as hardware does in its own time. False when none is held. */
+  performAny(): boolean {
+    const [held] = this.#parts.dma.all();
+    return held !== undefined && this.perform(held.slot).result === 0;
+  }
+
+  #perform({ frame, word, access, value }: Omit<TranslatedAccess, 'slot'>): DmaResult {
+    const { frames } = this.#parts;
+    if (!frames.isMemory(frame)) return { frame };
+    if (access === Access.read) return { frame, value: frames.readWord(frame, word) };
+    frames.writeWord(frame as Mfn, word, value);
+    return { frame };
+  }
+}
