@@ -78,7 +78,7 @@ export class FrameTable {
 
   /** Whether reads and writes of this frame reach memory: RAM or the hypervisor's own frames. */
   isMemory(frame: number): boolean {
-    return frame < this.frames;
+    return frame >= 0 && frame < this.frames;
   }
 
   /**

@@ -143,7 +143,7 @@ function assumptions(trace: ImportedTrace, platform: ReplayPlatform, hasTable: b
     'Open loop: events happen at their recorded times, whatever an operation costs; hardware takes no time.',
     'Frames are reused as recorded. Device frames are too, except where one still waits for its flush and the policy ' +
       'does not allow reuse: then the allocator takes others.',
-    `Devices use each page of a mapping once, right after the map. A late device touches at most ${LATE_PAGES} pages back.`,
+    `Devices use each page of a mapping once, right after the map. A late one touches up to ${LATE_PAGES} pages back.`,
     'The observation ends with the trace.',
   ];
   if (hasTable) {

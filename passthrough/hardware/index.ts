@@ -1,6 +1,7 @@
 // The silicon: units, tables, caches, registers. Knows nothing of domains, grants or Xen.
 
-export { Adversary, AdversaryCaches, type MayTranslation } from './adversary-caches.ts';
+export { Adversary } from './adversary.ts';
+export { AdversaryCaches, type MayTranslation } from './adversary-caches.ts';
 export type { CacheShape, Replacement } from './associative-cache.ts';
 export {
   type Capabilities,

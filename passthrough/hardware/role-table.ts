@@ -98,6 +98,12 @@ export class RoleTable {
     return true;
   }
 
+  /** Number of entries that lead to a frame in a role. */
+  links(frame: Mfn, unit: number, did: number, level: number, dfn: number): number {
+    const role = this.#find(frame, unit, did, level, dfn);
+    return role === 0 ? 0 : this.#heap.words[role + LINKS]!;
+  }
+
   #find(frame: number, unit: number, did: number, level: number, dfn: number): number {
     const tag = unit * 0x10000 + did;
     for (let role = this.first(frame); role !== 0; role = this.next(role)) {

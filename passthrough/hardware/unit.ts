@@ -6,7 +6,8 @@
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
-import { type Adversary, AdversaryCaches } from './adversary-caches.ts';
+import type { Adversary } from './adversary.ts';
+import { AdversaryCaches } from './adversary-caches.ts';
 import type { Capabilities, CapabilityRegisters } from './capabilities.ts';
 import type { DmaInFlight } from './dma.ts';
 import { FaultLog } from './fault-log.ts';
@@ -82,6 +83,7 @@ export class VtdUnit {
   readonly #dma: DmaInFlight;
   readonly #registers: number;
   readonly #own: number;
+  /** The root table that was set, plus 1; 0: none was. */
   readonly #root: number;
   readonly #queue: number;
   readonly #counters: number;
@@ -107,7 +109,7 @@ export class VtdUnit {
     heap.write(this.#registers + (Register.VER >> 2), 0x10);
     this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
     this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
-    const rootTable = () => heap.words[this.#root]!;
+    const rootTable = () => heap.words[this.#root]! - 1;
     this.caches =
       'lru' in options.caches
         ? new LruCaches({ unit: index, heap, frames, capabilities, rootTable, shape: options.caches.lru })
@@ -161,9 +163,9 @@ export class VtdUnit {
     let after = ((before & SET_ROOT) | (command & (ENABLE | QUEUE_ENABLE))) >>> 0;
     if ((command & SET_ROOT) !== 0) {
       const root = entryFrame(this.readLow(Register.RTADDR), this.readHigh(Register.RTADDR));
-      const old = this.#heap.words[this.#root]!;
+      const old = this.#heap.words[this.#root]! - 1;
       if (this.caches instanceof AdversaryCaches) this.caches.rootTableSet(root, old);
-      this.#heap.write(this.#root, root);
+      this.#heap.write(this.#root, root + 1);
       after |= SET_ROOT;
     }
     if ((command & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
@@ -275,7 +277,8 @@ export class VtdUnit {
     const queue = heap.blocks[this.queueFrame]!;
     const at = head * 4;
     const type = queue[at]! & 0xf;
-    if (type === DescriptorType.context || type === DescriptorType.iotlb) {
+    const hasScope = ((queue[at]! >>> 4) & 3) !== 0;
+    if (hasScope && (type === DescriptorType.context || type === DescriptorType.iotlb)) {
       heap.write(this.#own + HELD, 1);
       for (let i = 0; i < 4; i += 1) heap.write(this.#own + HELD_WORDS + i, queue[at + i]!);
       heap.write(this.#own + HELD_FROM, FROM_QUEUE);

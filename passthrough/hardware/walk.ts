@@ -8,6 +8,8 @@ import { Access, FaultReason } from './registers.ts';
 export const ENTRY_PERMISSIONS = maskOf(secondLevelEntry, 'read') | maskOf(secondLevelEntry, 'write');
 export const ENTRY_SUPERPAGE = maskOf(secondLevelEntry, 'superpage');
 const ENTRY_SNOOP = maskOf(secondLevelEntry, 'snoop');
+/** Bits that must be 0 in an entry that names a table. */
+export const ENTRY_RESERVED = ENTRY_SUPERPAGE | ENTRY_SNOOP;
 const TRANSLATION_TYPE = maskOf(contextEntry, 'translationType');
 const TRANSLATION_TYPE_SHIFT = shiftOf(contextEntry, 'translationType');
 const ADDRESS_WIDTH = maskOf(contextEntry, 'addressWidth');
@@ -137,7 +139,7 @@ export class TableWalker {
       if ((low & access) === 0)
         return access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted;
       if (!isLeaf(depth, low)) {
-        if ((low & (ENTRY_SUPERPAGE | ENTRY_SNOOP)) !== 0) return FaultReason.entryReserved;
+        if ((low & ENTRY_RESERVED) !== 0) return FaultReason.entryReserved;
         at = entryFrame(low, high);
         continue;
       }

@@ -20,7 +20,7 @@ import {
   VtdUnit,
 } from '../../../passthrough/hardware/index.ts';
 import { contextCacheDescriptor, iotlbDescriptor, waitDescriptor } from '../../../passthrough/hardware/layouts.ts';
-import type { AccessChange, Flush, FlushPolicy } from '../../../passthrough/policy/index.ts';
+import type { AccessChange, Flush, FlushPolicy, Release } from '../../../passthrough/policy/index.ts';
 import { answers } from '../hardware/tables.ts';
 
 export const DEVICE = '0000:03:00.0';
@@ -37,6 +37,7 @@ export interface DriverRigOptions {
   readonly units?: readonly Partial<Capabilities>[];
   readonly frames?: number;
   readonly ledgerCapacity?: number;
+  readonly release?: Release;
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
 }
 
@@ -77,7 +78,7 @@ export class DriverRig {
     const policy: FlushPolicy = {
       name: 'scripted',
       summary: 'what the test says',
-      releases: ['afterFlush'],
+      releases: ['afterFlush', 'onReturn'],
       onReuse: 'flush',
       promise: () => ({ kind: 'none' }),
       change: (change, flush) => {
@@ -94,7 +95,7 @@ export class DriverRig {
       vcpus: 2,
       ledgerCapacity: options.ledgerCapacity ?? 64,
       policy,
-      release: 'afterFlush',
+      release: options.release ?? 'afterFlush',
     });
   }
 

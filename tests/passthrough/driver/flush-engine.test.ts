@@ -298,25 +298,44 @@ describe('a change of access', () => {
     expect([rig.shown.length, rig.driver.flush.ledger.size(CPU)]).toEqual([0, 0]);
   });
 
-  test('that a policy never flushes is forgotten when the queue is full, but for what is held back', () => {
-    const rig = new DriverRig({ ledgerCapacity: 64 });
+  /** Maps and unmaps a page of a domain whose policy never flushes. */
+  function neverFlushed(release: 'onReturn' | 'afterFlush') {
+    const rig = new DriverRig({ ledgerCapacity: 64, release });
     const domain = rig.domain(1, [0]);
     const frame = rig.frame();
+    const { flush } = rig.driver;
     const removeOne = () => {
       rig.driver.map(CPU, domain, dfn(5), frame, 3);
       rig.driver.unmap(CPU, domain, dfn(5), 0);
     };
-    for (let round = 0; round < 200; round += 1) removeOne();
-    expect(rig.driver.flush.ledger.uncovered(CPU)).toBe(64);
     const holdOne = () => {
       removeOne();
-      rig.driver.flush.hold(CPU, 1, 0, 0, 0, 0, 0);
+      flush.hold(CPU, 1, 0, 0, 0, 0, 0);
     };
-    for (let round = 0; round < 63; round += 1) holdOne();
-    expect(() => {
-      holdOne();
-      holdOne();
-    }).toThrow(/64 removals on vCPU 0 were never flushed/);
+    return { flush, removeOne, holdOne };
+  }
+
+  test('that is never flushed is forgotten when the queue is full, where release is on return', () => {
+    const { flush, removeOne } = neverFlushed('onReturn');
+    for (let round = 0; round < 200; round += 1) removeOne();
+    expect(flush.ledger.uncovered(CPU)).toBe(64);
+  });
+
+  test('that holds a completion back is never forgotten', () => {
+    for (const release of ['onReturn', 'afterFlush'] as const) {
+      const { holdOne } = neverFlushed(release);
+      for (let round = 0; round < 63; round += 1) holdOne();
+      expect(() => {
+        holdOne();
+        holdOne();
+      }).toThrow(/64 removals on vCPU 0 were never flushed/);
+    }
+  });
+
+  test('is never forgotten where release waits for its flush', () => {
+    const { removeOne } = neverFlushed('afterFlush');
+    for (let round = 0; round < 64; round += 1) removeOne();
+    expect(removeOne).toThrow(/64 removals on vCPU 0 were never flushed/);
   });
 });
 

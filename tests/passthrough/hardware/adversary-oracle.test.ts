@@ -259,19 +259,23 @@ describe('one address space, each invalidation complete before anything else hap
   );
 });
 
+const everything = (found: readonly string[]) => [...found];
+/** Faults left out: what a walk below another device's table runs into is not counted as this device's fault. */
+const framesAlone = (found: readonly string[]) => found.filter((text) => !text.startsWith('fault'));
+
 /** Every event leaves at least what the definition allows; after global invalidations of both kinds exactly that. */
-function checkNothingMissing(run: Run, sequence: readonly Event[]): void {
+function checkNothingMissing(run: Run, sequence: readonly Event[], seen = everything): void {
   for (const event of sequence) {
     run.do(event);
     run.each((found, dfn, source) => {
-      const missing = run.greedy.may(dfn, source, 'path').filter((text) => !found.includes(text));
+      const missing = seen(run.greedy.may(dfn, source, 'path')).filter((text) => !found.includes(text));
       expect(missing, `device ${source}, page ${dfn} after ${JSON.stringify(event)}`).toEqual([]);
     });
   }
   run.do({ kind: 'contextCache', of: { granularity: 'global' } });
   run.do({ kind: 'iotlb', of: { granularity: 'global' } });
   run.complete();
-  run.each((found, dfn, source) => expect(found).toEqual(run.greedy.may(dfn, source, 'path')));
+  run.each((found, dfn, source) => expect(seen(found)).toEqual(seen(run.greedy.may(dfn, source, 'path'))));
 }
 
 describe('nothing that the definition allows is missing', () => {
@@ -309,6 +313,6 @@ describe('nothing that the definition allows is missing', () => {
     ],
     { numRuns: 100 },
   )('with a did that two devices carry over different tables', (cachingMode, sequence) => {
-    checkNothingMissing(new Run({ cachingMode, sources: [DEVICE, OTHER_DEVICE] }), sequence);
+    checkNothingMissing(new Run({ cachingMode, sources: [DEVICE, OTHER_DEVICE] }), sequence, framesAlone);
   });
 });
