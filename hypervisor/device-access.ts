@@ -81,12 +81,14 @@ export class DriverAccess implements DeviceAccess {
     const { ledger } = flush;
     const record = ledger.ready(vcpu, flush.release === 'onReturn');
     if (record === 0) return Progress.done;
-    const argument = (index: number) => ledger.completionArgument(record, index);
+    const a = ledger.completionArgument(record, 0) as Domid;
+    const b = ledger.completionArgument(record, 1);
+    const c = ledger.completionArgument(record, 2);
+    const d = ledger.completionArgument(record, 3);
     if (ledger.completionKind(record) === Completion.dmaRange) {
-      this.observer?.released(argument(0) as Domid, (argument(1) + argument(2) * 0x100000000) as Dfn, argument(3));
+      this.observer?.released(a, (b + c * 0x100000000) as Dfn, d);
     } else {
-      const granter = argument(0) as Domid;
-      completeGrant(this.grants!, granter, argument(1), argument(2), argument(3) as Mfn, argument(4) as Domid);
+      completeGrant(this.grants!, a, b, c, d as Mfn, ledger.completionArgument(record, 4) as Domid);
     }
     ledger.completed(vcpu, record);
     return Progress.more;

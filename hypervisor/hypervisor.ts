@@ -1,7 +1,14 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type GrantContext, MapElement, stepMapGrantRef, stepUnmapGrantRef, UnmapElement } from '../grant/index.ts';
+import {
+  type DomainView,
+  type GrantContext,
+  MapElement,
+  stepMapGrantRef,
+  stepUnmapGrantRef,
+  UnmapElement,
+} from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
@@ -48,6 +55,8 @@ export class Hypervisor {
   readonly #grants: GrantContext;
   readonly #context: OperationContext;
   readonly #dma: DeviceDma;
+  #viewsOf: readonly unknown[] = [];
+  #views: readonly (DomainView | null)[] = [];
   #crashed: { domain: number; reason: string }[] = [];
 
   /** @throws RangeError naming the option that cannot be. */
@@ -78,7 +87,7 @@ export class Hypervisor {
         ),
         device: this.access,
       },
-      domain: (domain) => this.control.root.domains[domain]?.grantView ?? null,
+      domain: (domain) => this.#grantView(domain),
       grantedFrame: (granter, frame) => this.#grantedFrame(granter, frame),
     };
     this.access.grants = this.#grants;
@@ -86,6 +95,16 @@ export class Hypervisor {
       const found = this.#device(device);
       return found ? parts.units[found.device.unit]! : null;
     });
+  }
+
+  /** The grant tables ask for this at every turn, so it is looked up in a plain array made anew for each control state. */
+  #grantView(domain: Domid): DomainView | null {
+    const { domains } = this.control.root;
+    if (this.#viewsOf !== domains) {
+      this.#viewsOf = domains;
+      this.#views = domains.map((entry) => entry?.grantView ?? null);
+    }
+    return this.#views[domain] ?? null;
   }
 
   #domain(domain: Domid): DomainControl {
@@ -363,7 +382,8 @@ export class Hypervisor {
   /** Something waits: units go on, and accesses that a drain waits for are performed. */
   #letHardwareRun(vcpu: Vcpu, phase: number): void {
     let moved = false;
-    for (const unit of this.parts.units) while (unit.step()) moved = true;
+    const { units } = this.parts;
+    for (let unit = 0; unit < units.length; unit += 1) while (units[unit]!.step()) moved = true;
     if (moved) return;
     if (this.#dma.performAny()) return;
     // The operation can be taken up again from here, once the other one has gone on.

@@ -124,12 +124,17 @@ export class Heap {
 
   /** Writes a word of a fixed segment. `value` is taken modulo 2^32. */
   write(address: number, value: number): void {
+    const { words } = this;
     if (this.#logging) {
-      const old = this.words[address]!;
+      const old = words[address]!;
       if (old === value >>> 0) return;
-      this.#record(address, old);
+      const at = this.#logged;
+      if (at === this.#log.length) this.#growLog();
+      this.#log[at] = address;
+      this.#log[at + 1] = old;
+      this.#logged = at + 2;
     }
-    this.words[address] = value;
+    words[address] = value;
   }
 
   /** Writes a word of a block. */
@@ -147,14 +152,16 @@ export class Heap {
 
   #record(address: number, old: number): void {
     const at = this.#logged;
-    if (at === this.#log.length) {
-      const grown = new Uint32Array(at * 2);
-      grown.set(this.#log);
-      this.#log = grown;
-    }
+    if (at === this.#log.length) this.#growLog();
     this.#log[at] = address;
     this.#log[at + 1] = old;
     this.#logged = at + 2;
+  }
+
+  #growLog(): void {
+    const grown = new Uint32Array(this.#log.length * 2);
+    grown.set(this.#log);
+    this.#log = grown;
   }
 
   /** Remembers this moment. O(1). From now on old words are logged, until every mark is released. */

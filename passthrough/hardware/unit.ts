@@ -86,6 +86,7 @@ export class VtdUnit {
   /** The root table that was set, plus 1; 0: none was. */
   readonly #root: number;
   readonly #queue: number;
+  readonly #commands: number;
   readonly #counters: number;
   readonly #iotlbRegister: number;
 
@@ -103,6 +104,7 @@ export class VtdUnit {
       recordWords: OWN_WORDS,
     }).base;
     this.#root = heap.reserve(`unit ${index} root table`, 1).base;
+    this.#commands = heap.reserve(`unit ${index} commands waiting`, 1, { kind: 'unhashed' }).base;
     this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
     this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
     this.#write64(Register.ECAP, options.registers.ecap[0], options.registers.ecap[1]);
@@ -151,10 +153,17 @@ export class VtdUnit {
   writeRegister(offset: number, low: number, high = 0): void {
     if (offset === Register.GCMD) return this.#globalCommand(low);
     if (offset === Register.FSTS) return this.faults.clearStatus(low);
-    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) % QUEUE_ENTRIES);
+    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) & (QUEUE_ENTRIES - 1));
     if (offset === Register.CAP || offset === Register.ECAP || offset === Register.IQH || offset === Register.GSTS)
       return;
     this.#write64(offset, low, high);
+    if (offset === Register.CCMD || offset === this.iotlbRegister) this.#noteCommands();
+  }
+
+  /** Whether a command register waits for the hardware, kept in one word for {@link step} to look at. */
+  #noteCommands(): void {
+    const waits = this.readHigh(Register.CCMD) >>> 31 !== 0 || this.readHigh(this.iotlbRegister) >>> 31 !== 0;
+    this.#heap.write(this.#commands, Number(waits));
   }
 
   #globalCommand(command: number): void {
@@ -185,7 +194,7 @@ export class VtdUnit {
 
   /** Descriptors that were submitted and not fetched. */
   get queued(): number {
-    return (this.#heap.words[this.#queue + 1]! - this.#heap.words[this.#queue]! + QUEUE_ENTRIES) % QUEUE_ENTRIES;
+    return (this.#heap.words[this.#queue + 1]! - this.#heap.words[this.#queue]!) & (QUEUE_ENTRIES - 1);
   }
 
   /**
@@ -233,7 +242,7 @@ export class VtdUnit {
   }
 
   #registerCommandPending(): boolean {
-    return this.readHigh(Register.CCMD) >>> 31 !== 0 || this.readHigh(this.iotlbRegister) >>> 31 !== 0;
+    return this.#heap.words[this.#commands] !== 0;
   }
 
   /** Register commands become the descriptor that says the same, so that both paths end in one place. VT-d 6.5.1. */
@@ -291,7 +300,7 @@ export class VtdUnit {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
       return this.faults.queueError();
     }
-    heap.write(this.#queue, (head + 1) % QUEUE_ENTRIES);
+    heap.write(this.#queue, (head + 1) & (QUEUE_ENTRIES - 1));
   }
 
   #writeStatus(data: number, low: number, high: number): void {
@@ -347,5 +356,6 @@ export class VtdUnit {
         ((high & 0x79ffffff) | (granularity << 25)) >>> 0,
       );
     }
+    if (from !== FROM_QUEUE) this.#noteCommands();
   }
 }
