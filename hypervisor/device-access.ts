@@ -33,8 +33,8 @@ export class DriverAccess implements DeviceAccess {
     const { onReuse } = flush.policy;
     if (onReuse === 'allow') return Reuse.ready;
     if (onReuse === 'refuse') return Reuse.refused;
-    const coveredBy = ledger.coveredBy(record);
-    if (coveredBy >= 0 && coveredBy !== vcpu) return Reuse.waiting;
+    const owner = ledger.vcpuOf(record);
+    if (owner !== vcpu && !this.#parts.pending.isIdle(owner)) return Reuse.waiting;
     if (flush.isIdle(vcpu)) {
       // The whole removal, for a part of one covers nothing.
       flush.requestPage(vcpu, domain, ledger.dfnOf(record), ledger.orderOf(record), false);

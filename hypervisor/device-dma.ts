@@ -46,26 +46,29 @@ export class DeviceDma {
     const access = Access[op.access];
     const dfn = addressFrame(op.address);
     const sourceId = parseSbdf(op.device) % 0x10000;
-    const frame = op.choose ? this.#chosen(op, unit, sourceId, dfn, access) : unit.request(sourceId, dfn, access);
+    const { frame, did } = this.#answer(op, unit, sourceId, dfn, access);
     if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
     const word = (wideLow(op.address, 'address') & WORD_OF_PAGE) >>> 2;
-    const did = unit.caches.lastDid;
     const held = { unit: unit.index, did, sourceId, dfn, frame, access, word, value: op.value ?? 0 };
     if (op.op === 'dma') return { result: 0, dma: this.#perform(held) };
     const slot = this.#parts.dma.hold(held);
     return slot < 0 ? { result: Errno.EBUSY } : { result: 0, dma: { frame, slot } };
   }
 
-  /** One of the answers that an adversarial unit may give, instead of the tables' own. */
-  #chosen(op: AccessOp, unit: VtdUnit, sourceId: number, dfn: number, access: Access): number {
+  /** The tables' own answer, or the one of an adversarial unit's that was chosen; a fault is recorded. */
+  #answer(op: AccessOp, unit: VtdUnit, sourceId: number, dfn: number, access: Access): { frame: number; did: number } {
+    if (!op.choose) {
+      const frame = unit.request(sourceId, dfn, access);
+      return { frame, did: unit.caches.lastDid };
+    }
     const choices = this.mayTranslate(op.device, dfn);
-    const chosen = choices[op.choose ?? 0];
+    const chosen = choices[op.choose];
     if (!chosen) throw new RangeError(`choose ${op.choose}: expected 0 to ${choices.length - 1}`);
-    if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen.frame;
+    if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen;
     const refused = access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted;
     const reason = chosen.frame < 0 ? -chosen.frame : refused;
     unit.faults.record(reason, sourceId, dfn, access);
-    return -reason;
+    return { frame: -reason, did: chosen.did };
   }
 
   /** The second half of an access that was translated and held. */

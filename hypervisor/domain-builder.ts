@@ -64,14 +64,15 @@ function build(machine: Machine, domain: Domid, op: Extract<Op, { op: 'create_do
     parts.frames.getType(frame as Mfn, FrameType.l1PageTable);
     parts.windows.addTable(domain, index, frame as Mfn);
   }
-  let first = -1;
+  // RAM first, in one piece, and only then the tables that let devices reach it.
+  const ram: Mfn[] = [];
   for (let page = 0; page < op.frames; page += 1) {
     const frame = parts.frames.allocate(domain);
     if (frame < 0) return -1;
-    if (first < 0) first = frame;
-    if (!addPage(parts, domain, op, page, frame as Mfn)) return -1;
+    ram.push(frame as Mfn);
   }
-  return Math.max(0, first);
+  const isMapped = ram.every((frame, page) => addPage(parts, domain, op, page, frame));
+  return isMapped ? (ram[0] ?? 0) : -1;
 }
 
 function addPage(

@@ -13,7 +13,7 @@ import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
 import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
-import { highWord, wide, wideHigh, wideLow } from '../machine/wide.ts';
+import { highWord, wide, wideHigh, wideLow, word32 } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
@@ -97,7 +97,7 @@ export class Hypervisor {
     });
   }
 
-  /** The grant tables ask for this at every turn, so it is looked up in a plain array made anew for each control state. */
+  /** The grant tables ask for this at every turn, so it lies in a plain array, made anew for each control state. */
   #grantView(domain: Domid): DomainView | null {
     const { domains } = this.control.root;
     if (this.#viewsOf !== domains) {
@@ -211,9 +211,9 @@ export class Hypervisor {
         const host = element.hostAddress ?? 0;
         heap.write(at + MapElement.hostLow, wideLow(host, 'hostAddress'));
         heap.write(at + MapElement.hostHigh, wideHigh(host, 'hostAddress'));
-        heap.write(at + MapElement.flags, element.flags);
-        heap.write(at + MapElement.ref, element.ref);
-        heap.write(at + MapElement.domainAndStatus, element.domain & 0xffff);
+        heap.write(at + MapElement.flags, word32(element.flags, 'flags'));
+        heap.write(at + MapElement.ref, word32(element.ref, 'ref'));
+        heap.write(at + MapElement.domainAndStatus, word32(element.domain, 'domain') & 0xffff);
         for (let word = MapElement.handle; word <= MapElement.busHigh; word += 1) heap.write(at + word, 0);
       } else {
         const element = op.elements[index]!;
@@ -223,7 +223,7 @@ export class Hypervisor {
         heap.write(at + UnmapElement.hostHigh, wideHigh(host, 'hostAddress'));
         heap.write(at + UnmapElement.busLow, wideLow(bus, 'busAddress'));
         heap.write(at + UnmapElement.busHigh, wideHigh(bus, 'busAddress'));
-        heap.write(at + UnmapElement.handle, element.handle);
+        heap.write(at + UnmapElement.handle, word32(element.handle, 'handle'));
         for (let word = UnmapElement.status; word < ARGUMENT_WORDS; word += 1) heap.write(at + word, 0);
       }
     }
@@ -238,14 +238,13 @@ export class Hypervisor {
       throw new RangeError(`dfn ${op.dfn}: expected a device frame number`);
     if (!Number.isInteger(op.pages) || op.pages < 0 || op.pages > 2 ** 31)
       throw new RangeError(`pages ${op.pages}: expected a count`);
+    const frame = op.op === 'dma_map' ? word32(op.frame, 'frame') : 0;
     const record = this.#open(op.op, vcpu, op.domain, 0);
     heap.write(record + DmaScratch.dfnLow, op.dfn);
     heap.write(record + DmaScratch.dfnHigh, highWord(op.dfn));
     heap.write(record + DmaScratch.pages, op.pages);
-    if (op.op === 'dma_map') {
-      heap.write(record + DmaScratch.frame, op.frame);
-      heap.write(record + DmaScratch.rights, op.access === 'rw' ? 3 : 1);
-    }
+    heap.write(record + DmaScratch.frame, frame);
+    if (op.op === 'dma_map') heap.write(record + DmaScratch.rights, op.access === 'rw' ? 3 : 1);
     return vcpu;
   }
 
@@ -420,7 +419,9 @@ export class Hypervisor {
     if (!Number.isInteger(op.ref) || op.ref < 0 || op.ref >= this.parts.grants.entries(op.domain as Domid)) {
       throw new RangeError(`ref ${op.ref}: expected 0 to ${this.parts.grants.entries(op.domain as Domid) - 1}`);
     }
-    this.parts.grants.guestWrite(op.domain as Domid, op.ref, op.flags & 0xffff, op.grantee & 0xffff, op.frame);
+    const flags = word32(op.flags, 'flags') & 0xffff;
+    const grantee = word32(op.grantee, 'grantee') & 0xffff;
+    this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, word32(op.frame, 'frame'));
     return DONE;
   }
 

@@ -77,7 +77,9 @@ export function makeParts(config: MachineConfig): Parts {
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
     });
   });
+  const pending = new PendingOperations(heap, { vcpus, elementsMax: config.batchMax });
   const driver = new IommuDriver({
+    isIdle: (vcpu) => pending.isIdle(vcpu),
     heap,
     frames,
     clock,
@@ -96,7 +98,7 @@ export function makeParts(config: MachineConfig): Parts {
     units,
     adversary,
     driver,
-    pending: new PendingOperations(heap, { vcpus, elementsMax: config.batchMax }),
+    pending,
     locks: new Locks(heap, 'grant table locks', domains),
     grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
     batches: new UnmapBatches(heap, vcpus),

@@ -11,7 +11,7 @@ const BLOCK_MASK = BLOCK_WORDS - 1;
 /** Addresses from here on are those of words in blocks. */
 const BLOCKS_BASE = 2 ** 31;
 
-/** Position in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
+/** A moment in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
 export type Mark = number & { readonly [markKind]: true };
 declare const markKind: unique symbol;
 
@@ -73,7 +73,10 @@ export class Heap {
   #segments: Segment[] = [];
   #log = new Uint32Array(1 << 12);
   #logged = 0;
-  #marks: number[] = [];
+  /** Outstanding marks, oldest first, and where the log stood at each. */
+  #marks: Mark[] = [];
+  #positions: number[] = [];
+  #nextMark = 1;
   #logging = false;
 
   constructor() {
@@ -166,49 +169,55 @@ export class Heap {
 
   /** Remembers this moment. O(1). From now on old words are logged, until every mark is released. */
   mark(): Mark {
-    this.#marks.push(this.#logged);
+    const mark = this.#nextMark as Mark;
+    this.#nextMark += 1;
+    this.#marks.push(mark);
+    this.#positions.push(this.#logged);
     this.#logging = true;
-    return this.#logged as Mark;
+    return mark;
   }
 
   /** Undoes every write since the mark, which stays valid. Marks taken after it are gone. O(words written since). */
   rollback(mark: Mark): void {
-    this.#dropMarksAfter(mark);
+    const position = this.#dropMarksAfter(mark);
     this.jumps += 1;
     const log = this.#log;
-    for (let at = this.#logged - 2; at >= mark; at -= 2) {
+    for (let at = this.#logged - 2; at >= position; at -= 2) {
       const address = log[at]!;
       if (address < BLOCKS_BASE) this.words[address] = log[at + 1]!;
       else this.blocks[(address - BLOCKS_BASE) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
     }
-    this.#logged = mark;
+    this.#logged = position;
   }
 
   /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */
   release(mark: Mark): void {
     this.#dropMarksAfter(mark);
     this.#marks.pop();
-    if (this.#marks.length === 0) {
-      this.#logging = false;
-      this.#logged = 0;
-    }
+    this.#positions.pop();
+    if (this.#marks.length > 0) return;
+    this.#logging = false;
+    this.#logged = 0;
   }
 
-  #dropMarksAfter(mark: Mark): void {
-    const index = this.#marks.lastIndexOf(mark);
+  /** @returns where the log stood at the mark. */
+  #dropMarksAfter(mark: Mark): number {
+    const index = this.#marks.indexOf(mark);
     if (index < 0) throw new TypeError('this mark was released, or rolled back past');
     this.#marks.length = index + 1;
+    this.#positions.length = index + 1;
+    return this.#positions[index]!;
   }
 
   /** Words written since the mark (each entry of the undo log is one). */
   wordsSince(mark: Mark): number {
-    return (this.#logged - mark) / 2;
+    return (this.#logged - this.#positions[this.#marks.indexOf(mark)]!) / 2;
   }
 
   /** Names of the segments in which words were written since the mark. */
   segmentsSince(mark: Mark): ReadonlySet<string> {
     const names = new Set<string>();
-    for (let at: number = mark; at < this.#logged; at += 2) {
+    for (let at = this.#positions[this.#marks.indexOf(mark)]!; at < this.#logged; at += 2) {
       const address = this.#log[at]!;
       const segment = this.#segments.find(({ base, words }) => address >= base && address < base + words);
       if (segment) names.add(segment.name);
@@ -225,6 +234,7 @@ export class Heap {
     this.words.set(other.words.subarray(0, other.#size));
     for (const [block, words] of other.blocks.entries()) this.blocks[block] = words === zeros ? zeros : words.slice();
     this.#marks = [];
+    this.#positions = [];
     this.#logging = false;
     this.#logged = 0;
   }

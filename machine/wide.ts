@@ -33,3 +33,9 @@ export function wide(low: number, high: number): Wide {
   const value = high * 0x100000000 + low;
   return Number.isSafeInteger(value) ? value : `0x${high.toString(16)}${low.toString(16).padStart(8, '0')}`;
 }
+
+/** A 32-bit value of an operation. @throws TypeError when it is not one. */
+export function word32(value: number, name: string): number {
+  if (value >>> 0 !== value) throw new TypeError(`${name} ${String(value)}: expected an integer from 0 to 2^32-1`);
+  return value;
+}

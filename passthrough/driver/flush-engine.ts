@@ -68,6 +68,8 @@ export interface FlushEngineOptions {
   readonly vcpus: number;
   readonly domains: number;
   readonly ledgerCapacity: number;
+  /** Whether a virtual CPU is in the middle of no operation. */
+  readonly isIdle?: (vcpu: number) => boolean;
 }
 
 export class FlushEngine {
@@ -98,6 +100,7 @@ export class FlushEngine {
       vcpus: options.vcpus,
       domains: options.domains,
       capacity: options.ledgerCapacity,
+      ...(options.isIdle ? { isIdle: options.isIdle } : {}),
     });
     this.#states = heap.reserve('flush requests', options.vcpus * STATE_WORDS).base;
     const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
@@ -167,7 +170,7 @@ export class FlushEngine {
 
   /** Holds a completion back until everything removed before it is flushed. */
   hold(vcpu: Vcpu, kind: number, a: number, b: number, c: number, d: number, e: number): void {
-    this.#makeRoom(vcpu);
+    if (!this.ledger.canAttach(vcpu)) this.#makeRoom(vcpu);
     this.ledger.hold(vcpu, kind, a, b, c, d, e);
   }
 

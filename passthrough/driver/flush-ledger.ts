@@ -33,11 +33,21 @@ const FILTER_WORDS = 4096;
 /** Number of words that a completion may carry. */
 export const COMPLETION_ARGUMENTS = 5;
 
+export interface LedgerOptions {
+  readonly vcpus: number;
+  readonly domains: number;
+  /** Records per virtual CPU, a power of two. */
+  readonly capacity: number;
+  /** Whether a virtual CPU is in the middle of no operation; by default all are. */
+  readonly isIdle?: (vcpu: number) => boolean;
+}
+
 export class FlushLedger {
   readonly capacity: number;
   readonly #heap: Heap;
   readonly #clock: Clock;
   readonly #vcpus: number;
+  readonly #isIdle: (vcpu: number) => boolean;
   readonly #rings: number;
   readonly #ringWords: number;
   /** Per vCPU: head, tail (both counted from the start), first record not completed, removals not covered. Derived. */
@@ -47,14 +57,11 @@ export class FlushLedger {
   /** Per domain: pending removals, and those of more than one frame. Derived. */
   readonly #perDomain: number;
 
-  constructor(
-    heap: Heap,
-    clock: Clock,
-    options: { readonly vcpus: number; readonly domains: number; readonly capacity: number },
-  ) {
+  constructor(heap: Heap, clock: Clock, options: LedgerOptions) {
     this.capacity = options.capacity;
     this.#heap = heap;
     this.#clock = clock;
+    this.#isIdle = options.isIdle ?? (() => true);
     this.#vcpus = options.vcpus;
     this.#ringWords = options.capacity * RECORD_WORDS;
     this.#rings = heap.reserve('flush queues', options.vcpus * this.#ringWords, {
@@ -122,15 +129,16 @@ export class FlushLedger {
   }
 
   /** Holds a completion until everything before it is flushed. The queue must not be full. */
+  /** Whether a completion needs no record of its own: the last removal carries none yet. */
+  canAttach(vcpu: number): boolean {
+    if (this.size(vcpu) === 0) return false;
+    const last = this.#record(vcpu, this.#tail(vcpu) - 1);
+    return (this.#heap.words[last + FLAGS]! & (PENDING | (15 << KIND_SHIFT))) === PENDING;
+  }
+
   hold(vcpu: number, kind: number, a: number, b: number, c: number, d: number, e: number): void {
     const heap = this.#heap;
-    let record = 0;
-    if (this.size(vcpu) > 0) {
-      // A removal that carries no completion yet takes this one along.
-      const last = this.#record(vcpu, this.#tail(vcpu) - 1);
-      if ((heap.words[last + FLAGS]! & (PENDING | (15 << KIND_SHIFT))) === PENDING) record = last;
-    }
-    if (record === 0) record = this.#push(vcpu);
+    const record = this.canAttach(vcpu) ? this.#record(vcpu, this.#tail(vcpu) - 1) : this.#push(vcpu);
     heap.write(record + FLAGS, heap.words[record + FLAGS]! | HELD | (kind << KIND_SHIFT));
     heap.write(record + ARGUMENTS, a);
     heap.write(record + ARGUMENTS + 1, b);
@@ -185,9 +193,9 @@ export class FlushLedger {
     return this.#heap.words[record + DOMAIN]! >>> 16;
   }
 
-  /** The virtual CPU whose submitted invalidation covers a removal; -1 when none does. */
-  coveredBy(record: number): number {
-    return (this.#heap.words[record + FLAGS]! >>> COVERED_SHIFT) - 1;
+  /** The virtual CPU that made a removal. */
+  vcpuOf(record: number): number {
+    return Math.floor((record - this.#rings) / this.#ringWords);
   }
 
   #overlaps(record: number, domain: number, dfn: number, order: number): boolean {
@@ -203,12 +211,13 @@ export class FlushLedger {
 
   /**
    * Notes that an invalidation which `vcpu` submits covers removals: those of a page range, of a domain (`dfn` -1), or
-   * all (`domain` -1). Removals of other CPUs count too, for the caches do not care who removed.
+   * all (`domain` -1). Removals of other CPUs that are idle count too. A CPU in the middle of an operation sees to its
+   * own, for it may not return before they are flushed.
    */
   cover(vcpu: number, domain: number, dfn: number, order: number): void {
     const heap = this.#heap;
     for (let other = 0; other < this.#vcpus; other += 1) {
-      if (this.uncovered(other) === 0) continue;
+      if (this.uncovered(other) === 0 || (other !== vcpu && !this.#isIdle(other))) continue;
       for (let at = this.#tail(other); at !== this.#head(other); ) {
         at = (at - 1) >>> 0;
         const record = this.#record(other, at);

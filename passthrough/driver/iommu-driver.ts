@@ -21,6 +21,7 @@ export interface IommuDriverOptions {
   readonly domains: number;
   readonly vcpus: number;
   readonly ledgerCapacity: number;
+  readonly isIdle?: (vcpu: number) => boolean;
   readonly policy: FlushPolicy;
   readonly release: Release;
 }
@@ -66,6 +67,7 @@ export class IommuDriver {
         vcpus: options.vcpus,
         domains,
         ledgerCapacity: options.ledgerCapacity,
+        ...(options.isIdle ? { isIdle: options.isIdle } : {}),
       },
       options.policy,
       options.release,

@@ -27,6 +27,8 @@ export interface MayTranslation {
   readonly rights: number;
   /** Whether it comes from the tables as they are now. */
   readonly current: boolean;
+  /** Did of the context that it goes through; 0 where it fails before. */
+  readonly did: number;
 }
 /** One unit's view of the adversary. */
 export class AdversaryCaches implements TranslationCaches, AdversarialUnit {
@@ -86,14 +88,15 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit {
     return reason !== 0 ? -reason : walker.frame;
   }
 
-  /** Everything that the request may get now, the tables' own answer first. Each (frame, rights) once. */
+  /** Everything that the request may get now, the tables' own answer first. Each (frame, rights, did) once. */
   mayTranslate(sourceId: number, dfn: number): MayTranslation[] {
     const found = new Map<string, MayTranslation>();
-    const add = (frame: number, rights: number, current: boolean) => {
-      const key = `${frame} ${rights}`;
-      if (!found.has(key)) found.set(key, { frame, rights, current });
-    };
     for (const context of this.#mayContexts(sourceId)) {
+      const did = context.fault === 0 ? context.did : 0;
+      const add = (frame: number, rights: number, current: boolean) => {
+        const key = `${frame} ${rights} ${did}`;
+        if (!found.has(key)) found.set(key, { frame, rights, current, did });
+      };
       if (context.fault !== 0) {
         add(-context.fault, 0, context.current);
         continue;

@@ -18,8 +18,8 @@ describe('a leaf that is taken away', () => {
   test('stays usable, beside the fault of the tables as they are', () => {
     const { rig } = unmapped();
     expect(rig.may(5)).toEqual([
-      { frame: -6, rights: 0, current: true },
-      { frame: 40, rights: RW, current: false },
+      { frame: -6, rights: 0, current: true, did: 1 },
+      { frame: 40, rights: RW, current: false, did: 1 },
     ]);
     expect(rig.unit.translate(DEVICE, 5, Access.read)).toBe(-6);
   });

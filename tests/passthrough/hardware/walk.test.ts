@@ -110,5 +110,5 @@ test('the adversary calls current what the tables say, and that alone', () => {
   const { rig, leaves } = mapped();
   rig.entry(leaves, 5, 40, RW);
   rig.entry(leaves, 5, 41, RW);
-  expect(rig.may(5).filter((answer) => answer.current)).toEqual([{ frame: 41, rights: RW, current: true }]);
+  expect(rig.may(5).filter((answer) => answer.current)).toEqual([{ frame: 41, rights: RW, current: true, did: 1 }]);
 });
