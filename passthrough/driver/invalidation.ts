@@ -26,7 +26,7 @@ export function hasRoom(unit: VtdUnit): boolean {
 }
 
 function submit(frames: FrameTable, unit: VtdUnit, w0: number, w1: number, w2: number, w3: number): void {
-  const tail = unit.readLow(Register.IQT) >>> 4;
+  const tail = unit.queueTail;
   frames.writeWideEntry(unit.queueFrame as Mfn, tail, w0, w1, w2, w3);
   unit.writeRegister(Register.IQT, ((tail + 1) & (QUEUE_ENTRIES - 1)) << 4);
 }
@@ -49,7 +49,7 @@ export function submitIotlb(
   const by = granularity === GRANULARITY_PAGE && !isPage ? GRANULARITY_DOMAIN : granularity;
   const addressLow = isPage ? (dfn << 12) | (leavesOnly ? 1 << 6 : 0) | order : 0;
   const addressHigh = isPage ? (dfn < 0x100000 ? 0 : Math.floor(dfn / 0x100000)) : 0;
-  const drains = (capabilities.drainWrites ? 1 : 0) | (capabilities.drainReads ? 2 : 0);
+  const { drains } = unit;
   if (unit.queueEnabled) {
     return submit(frames, unit, IOTLB | (by << 4) | (drains << 6) | (did << 16), 0, addressLow, addressHigh);
   }

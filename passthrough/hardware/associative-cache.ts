@@ -31,6 +31,7 @@ export class AssociativeCache {
   readonly #ages: boolean;
   /** Word 0: the clock that ages are read from. Word 1: the state of the random replacement. */
   readonly #clock: number;
+  readonly #live: number;
   /** Counts entries that came and went: a memo of an entry is good only while this stands still. */
   changes = 0;
   /** Where the last lookup hit: a hint that is checked, never trusted, so it need not be part of the state. */
@@ -49,6 +50,7 @@ export class AssociativeCache {
     this.#base = heap.reserve(name, shape.entries * RECORD_WORDS, { kind: 'slots', recordWords: RECORD_WORDS }).base;
     this.#end = this.#base + shape.entries * RECORD_WORDS;
     this.#clock = heap.reserve(`${name}: clock`, 2).base;
+    this.#live = heap.reserve(`${name}: live`, 1, { kind: 'unhashed' }).base;
   }
 
   #set(key0: number, key1: number, key2: number): number {
@@ -119,7 +121,7 @@ export class AssociativeCache {
     if (heap.words[victim]! !== 0) {
       if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
       this.onDrop?.(victim);
-    }
+    } else heap.write(this.#live, heap.words[this.#live]! + 1);
     this.changes += 1;
     heap.write(victim, key0);
     heap.write(victim + KEY1, key1);
@@ -140,6 +142,7 @@ export class AssociativeCache {
   remove(record: number): void {
     this.onDrop?.(record);
     this.changes += 1;
+    this.#heap.write(this.#live, this.#heap.words[this.#live]! - 1);
     this.#heap.write(record, 0);
   }
 
@@ -148,6 +151,7 @@ export class AssociativeCache {
    * stride`.
    */
   next(from: number): number {
+    if (this.#heap.words[this.#live] === 0) return 0;
     for (let record = from; record < this.#end; record += RECORD_WORDS)
       if (this.#heap.words[record]! !== 0) return record;
     return 0;

@@ -76,6 +76,8 @@ export type UnitCounter = (typeof UNIT_COUNTERS)[number];
 export class VtdUnit {
   readonly index: number;
   readonly capabilities: Capabilities;
+  /** The drains that its IOTLB invalidations can ask for: bit 0 writes, bit 1 reads. */
+  readonly drains: number;
   readonly caches: TranslationCaches;
   readonly faults: FaultLog;
   readonly #heap: Heap;
@@ -87,6 +89,7 @@ export class VtdUnit {
   readonly #root: number;
   readonly #queue: number;
   readonly #commands: number;
+  readonly #queueFrame: number;
   readonly #counters: number;
   readonly #iotlbRegister: number;
 
@@ -94,6 +97,7 @@ export class VtdUnit {
     const { index, heap, frames, capabilities } = options;
     this.index = index;
     this.capabilities = capabilities;
+    this.drains = Number(capabilities.drainWrites) | (Number(capabilities.drainReads) << 1);
     this.#heap = heap;
     this.#frames = frames;
     this.#dma = options.dma;
@@ -104,6 +108,7 @@ export class VtdUnit {
       recordWords: OWN_WORDS,
     }).base;
     this.#root = heap.reserve(`unit ${index} root table`, 1).base;
+    this.#queueFrame = heap.reserve(`unit ${index} queue frame`, 1, { kind: 'unhashed' }).base;
     this.#commands = heap.reserve(`unit ${index} commands waiting`, 1, { kind: 'unhashed' }).base;
     this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
     this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
@@ -151,13 +156,14 @@ export class VtdUnit {
 
   /** Writes a register, with the effects that the specification gives it. `high` is ignored for 32-bit registers. */
   writeRegister(offset: number, low: number, high = 0): void {
+    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) & (QUEUE_ENTRIES - 1));
     if (offset === Register.GCMD) return this.#globalCommand(low);
     if (offset === Register.FSTS) return this.faults.clearStatus(low);
-    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) & (QUEUE_ENTRIES - 1));
     if (offset === Register.CAP || offset === Register.ECAP || offset === Register.IQH || offset === Register.GSTS)
       return;
     this.#write64(offset, low, high);
     if (offset === Register.CCMD || offset === this.iotlbRegister) this.#noteCommands();
+    if (offset === Register.IQA) this.#heap.write(this.#queueFrame, entryFrame(low, high));
   }
 
   /** Whether a command register waits for the hardware, kept in one word for {@link step} to look at. */
@@ -310,7 +316,12 @@ export class VtdUnit {
 
   /** Frame that the queue lies in, from the queue address register. */
   get queueFrame(): number {
-    return entryFrame(this.readLow(Register.IQA), this.readHigh(Register.IQA));
+    return this.#heap.words[this.#queueFrame]!;
+  }
+
+  /** Slot of the queue that the tail register names: where the next descriptor goes. */
+  get queueTail(): number {
+    return this.#heap.words[this.#queue + 1]!;
   }
 
   #drainBlocks(): boolean {
