@@ -12,6 +12,8 @@ export interface DomainControl {
   readonly state: 'alive' | 'crashed';
   /** Whether it has device tables of its own (xen: CDF_iommu). */
   readonly iommu: boolean;
+  /** What its device tables hold: its RAM, or what its kernel's DMA API puts there. */
+  readonly deviceTables: 'ram' | 'empty';
   /** Its RAM: first machine frame and number of frames. */
   readonly ram: { readonly first: number; readonly frames: number };
   /** What the grant tables need to know of it. */
@@ -44,7 +46,8 @@ export interface ControlChange {
 /** Holds the tree, and keeps a journal of what changed it. */
 export class ControlState {
   root: Control;
-  journal: readonly ControlChange[] = [];
+  /** Every change so far, oldest first. */
+  readonly journal: ControlChange[] = [];
 
   constructor(root: Control) {
     this.root = root;
@@ -55,6 +58,6 @@ export class ControlState {
       recipe(draft);
     });
     this.root = next;
-    this.journal = [...this.journal, { what, patches, inverse }];
+    this.journal.push({ what, patches, inverse });
   }
 }

@@ -44,6 +44,7 @@ export class DeviceDma {
     const unit = this.#unitOf(op.device);
     if (!unit) return { result: Errno.ENODEV };
     const access = Access[op.access];
+    if (access === undefined) throw new TypeError(`access ${String(op.access)}: expected read or write`);
     const dfn = addressFrame(op.address);
     const sourceId = parseSbdf(op.device) % 0x10000;
     const { frame, did } = this.#answer(op, unit, sourceId, dfn, access);

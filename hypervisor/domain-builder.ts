@@ -28,6 +28,7 @@ export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_dom
     throw new RangeError(`domain ${op.domain}: expected 0 to ${config.domains - 1} (option domains)`);
   }
   if (!Number.isInteger(op.frames) || op.frames < 0) throw new RangeError(`frames ${op.frames}: expected a count`);
+  if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
   if (control.root.domains[op.domain]) return { result: Errno.EEXIST };
   const tables = op.kind === 'pv' ? parts.windows.tables : 0;
   if (op.kind === 'hvm' && op.frames > config.gfns) return { result: Errno.EINVAL };
@@ -46,6 +47,7 @@ export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_dom
       kind: op.kind,
       state: 'alive',
       iommu,
+      deviceTables: op.deviceTables ?? 'ram',
       ram: { first, frames: op.frames },
       grantView: { kind: op.kind, syncDevices: iommu && op.kind === 'pv' },
     };

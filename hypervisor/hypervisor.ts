@@ -26,25 +26,9 @@ import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './o
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
 import { P2mType } from './p2m.ts';
 import { makeParts, type Parts } from './parts.ts';
-
-/** Operations that run on a virtual CPU, in micro-steps. The code is what the pending record holds. */
-const VCPU_OPS = [
-  'map_grant_ref',
-  'unmap_grant_ref',
-  'dma_map',
-  'dma_unmap',
-  'assign_device',
-  'deassign_device',
-  'tick',
-] as const;
-export type VcpuOpName = (typeof VCPU_OPS)[number];
-type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;
+import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './vcpu-ops.ts';
 
 const DONE: OpResult = Object.freeze({ result: 0 });
-
-function isVcpuOp(op: Op): op is VcpuOp {
-  return (VCPU_OPS as readonly string[]).includes(op.op);
-}
 
 export class Hypervisor {
   readonly config: MachineConfig;
@@ -57,7 +41,6 @@ export class Hypervisor {
   readonly #dma: DeviceDma;
   #viewsOf: readonly unknown[] = [];
   #views: readonly (DomainView | null)[] = [];
-  #crashed: { domain: number; reason: string }[] = [];
 
   /** @throws RangeError naming the option that cannot be. */
   constructor(options: MachineOptions = {}) {
@@ -117,7 +100,6 @@ export class Hypervisor {
       crashed.state = 'crashed';
       crashed.reason = reason;
     });
-    this.#crashed.push({ domain, reason });
   }
 
   /** xen: get_paged_frame. A PV granter names machine frames, which must be its own; an HVM one its gfns, plain RAM. */
@@ -199,6 +181,7 @@ export class Hypervisor {
   #placeBatch(op: Extract<Op, { op: 'map_grant_ref' | 'unmap_grant_ref' }>, vcpu: Vcpu): Vcpu | OpResult {
     const { heap, pending } = this.parts;
     if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
+    if (!Array.isArray(op.elements)) throw new TypeError(`${op.op}: expected elements`);
     if (op.elements.length > pending.elementsMax) {
       throw new RangeError(
         `batch of ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
@@ -213,7 +196,7 @@ export class Hypervisor {
         heap.write(at + MapElement.hostHigh, wideHigh(host, 'hostAddress'));
         heap.write(at + MapElement.flags, word32(element.flags, 'flags'));
         heap.write(at + MapElement.ref, word32(element.ref, 'ref'));
-        heap.write(at + MapElement.domainAndStatus, word32(element.domain, 'domain') & 0xffff);
+        heap.write(at + MapElement.domainAndStatus, domainWord(element.domain));
         for (let word = MapElement.handle; word <= MapElement.busHigh; word += 1) heap.write(at + word, 0);
       } else {
         const element = op.elements[index]!;
@@ -233,7 +216,10 @@ export class Hypervisor {
 
   #placeDma(op: Extract<Op, { op: 'dma_map' | 'dma_unmap' }>, vcpu: Vcpu): Vcpu | OpResult {
     const { heap } = this.parts;
-    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
+    const domain = this.#aliveDomain(op.domain);
+    if (!domain) return { result: Errno.ESRCH };
+    // Where the tables follow RAM and grants nobody else decides what a device frame is.
+    if (!domain.iommu || domain.deviceTables !== 'empty') return { result: Errno.EOPNOTSUPP };
     if (!Number.isSafeInteger(op.dfn) || op.dfn < 0)
       throw new RangeError(`dfn ${op.dfn}: expected a device frame number`);
     if (!Number.isInteger(op.pages) || op.pages < 0 || op.pages > 2 ** 31)
@@ -260,11 +246,24 @@ export class Hypervisor {
     if (!target.iommu) return { result: Errno.EOPNOTSUPP };
     const found = this.#device(name);
     if (!found) return { result: Errno.ENODEV };
-    if (found.device.owner !== null) return { result: Errno.EBUSY };
+    if (found.device.owner !== null || this.#isMoving(name)) return { result: Errno.EBUSY };
     const record = this.#open('assign_device', vcpu, domain, 0);
     heap.write(record + AssignScratch.device, parseSbdf(name));
     heap.write(record + AssignScratch.unit, found.device.unit);
     return vcpu;
+  }
+
+  /** Whether some virtual CPU is assigning the device, or taking it away. xen: pcidevs lock. */
+  #isMoving(name: string): boolean {
+    const { heap, pending } = this.parts;
+    const device = parseSbdf(name);
+    for (let vcpu = 0; vcpu < this.config.vcpus; vcpu += 1) {
+      const record = pending.record(vcpu);
+      const op = VCPU_OPS[heap.words[record]! - 1];
+      if (op !== 'assign_device' && op !== 'deassign_device') continue;
+      if (heap.words[record + AssignScratch.device] === device) return true;
+    }
+    return false;
   }
 
   #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
@@ -273,6 +272,7 @@ export class Hypervisor {
     if (!found) return { result: Errno.ENODEV };
     const { owner, unit } = found.device;
     if (owner === null) return { result: Errno.EINVAL };
+    if (this.#isMoving(name)) return { result: Errno.EBUSY };
     const record = this.#open('deassign_device', vcpu, owner, 0);
     const stays = this.control.root.devices.some(
       (other) => other.device !== name && other.owner === owner && other.unit === unit,
@@ -327,11 +327,12 @@ export class Hypervisor {
     const name = VCPU_OPS[heap.words[record + Pending.op]! - 1]!;
     const result = heap.words[record + Pending.result]! | 0;
     const outcome = this.#outcome(name, vcpu, record, result);
+    // A domain is crashed by its own operation, so what became of it is in the control state.
+    const domain = heap.words[record + Pending.domain]!;
+    const after = this.control.root.domains[domain];
     pending.close(vcpu);
-    if (this.#crashed.length === 0) return outcome;
-    const crashed = this.#crashed;
-    this.#crashed = [];
-    return { ...outcome, crashed };
+    if (name !== 'map_grant_ref' || after?.state !== 'crashed') return outcome;
+    return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }
 
   #outcome(name: VcpuOpName, vcpu: Vcpu, record: number, result: number): OpResult {
@@ -420,7 +421,7 @@ export class Hypervisor {
       throw new RangeError(`ref ${op.ref}: expected 0 to ${this.parts.grants.entries(op.domain as Domid) - 1}`);
     }
     const flags = word32(op.flags, 'flags') & 0xffff;
-    const grantee = word32(op.grantee, 'grantee') & 0xffff;
+    const grantee = domainWord(op.grantee);
     this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, word32(op.frame, 'frame'));
     return DONE;
   }

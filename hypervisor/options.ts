@@ -80,6 +80,11 @@ function within(name: string, value: number, low: number, high: number): number 
   return value;
 }
 
+function oneOf(name: string, value: unknown, allowed: readonly string[]): void {
+  if (!allowed.includes(value as string))
+    throw new RangeError(`${name} ${String(value)}: expected ${allowed.join(' or ')}`);
+}
+
 /**
  * Fills in the defaults and refuses what cannot be.
  * @throws RangeError naming the option and what was expected.
@@ -99,6 +104,9 @@ export function configure(options: MachineOptions): MachineConfig {
   const flushQueue = within('flushQueue', options.flushQueue ?? 512, 64, 65536);
   if ((flushQueue & (flushQueue - 1)) !== 0) throw new RangeError(`flushQueue ${flushQueue}: expected a power of two`);
   const caches = options.caches ?? { kind: 'adversary' };
+  oneOf('caches.kind', caches.kind, ['adversary', 'lru']);
+  oneOf('maptrackOrder', options.maptrackOrder ?? 'fifo', ['fifo', 'lowest-free']);
+  within('units', units.length, 1, 31);
   return {
     domains: within('domains', options.domains ?? 4, 1, 1024),
     frames: within('frames', options.frames ?? 1024, 8, 2 ** 21),

@@ -3,27 +3,28 @@
 import { type Patch, produceWithPatches } from 'immer';
 import { fingerprint as hashState } from '../machine/fingerprint.ts';
 import type { Mark } from '../machine/heap.ts';
-import type { Control, ControlChange } from './control.ts';
+import type { Control } from './control.ts';
 import { Hypervisor } from './hypervisor.ts';
 import type { MachineView } from './inspect.ts';
 
 /** A moment of one machine. Valid until it, or an earlier one, is released. */
 export interface Snapshot {
   readonly control: Control;
-  readonly journal: readonly ControlChange[];
+  /** Changes of the control state made before it. */
+  readonly changes: number;
   readonly mark: Mark;
 }
 
 /** Remembers this moment. O(1); from now on old words are kept, until {@link release}. */
 export function snapshot(machine: Hypervisor): Snapshot {
-  return { control: machine.control.root, journal: machine.control.journal, mark: machine.parts.heap.mark() };
+  return { control: machine.control.root, changes: machine.control.journal.length, mark: machine.parts.heap.mark() };
 }
 
 /** Goes back to a moment: operations in flight, caches and queues too. The snapshot stays valid. */
 export function rollback(machine: Hypervisor, to: Snapshot): void {
   machine.parts.heap.rollback(to.mark);
   machine.control.root = to.control;
-  machine.control.journal = to.journal;
+  machine.control.journal.length = to.changes;
 }
 
 /** Gives a snapshot up: what was done since stays. */
@@ -36,7 +37,7 @@ export function fork(machine: Hypervisor): Hypervisor {
   const twin = new Hypervisor(machine.config);
   twin.parts.heap.copyFrom(machine.parts.heap);
   twin.control.root = machine.control.root;
-  twin.control.journal = machine.control.journal;
+  twin.control.journal.push(...machine.control.journal);
   return twin;
 }
 

@@ -3,7 +3,7 @@
 import { GNTMAP, hasWritePins, Pin } from '../grant/index.ts';
 import type { Hypervisor } from '../hypervisor/index.ts';
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
-import type { Domid, MaptrackHandle } from '../machine/ids.ts';
+import { type Domid, type MaptrackHandle, parseSbdf } from '../machine/ids.ts';
 
 /** One way in which a state breaks an invariant. */
 export interface Violation {
@@ -42,6 +42,13 @@ export function reachOf(machine: Hypervisor): Reach[] {
         if (frame >= 0 && rights !== 0) found.push({ device, owner, dfn, frame, rights, current });
       }
     }
+  }
+  // A translated access reaches its frame whatever becomes of the translation.
+  for (const { unit, sourceId, dfn, frame, access } of machine.parts.dma.all()) {
+    const of = machine.control.root.devices.find(
+      (device) => device.unit === unit && parseSbdf(device.device) % 0x10000 === sourceId && device.owner !== null,
+    );
+    if (of) found.push({ device: of.device, owner: of.owner!, dfn, frame, rights: access, current: false });
   }
   return found;
 }

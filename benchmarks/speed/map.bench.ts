@@ -13,7 +13,7 @@ function machineFor(pages: number): Hypervisor {
     windowPages: 0,
     caches: { kind: 'lru' },
   });
-  machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 0, iommu: true });
+  machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 0, iommu: true, deviceTables: 'empty' });
   return machine;
 }
 

@@ -43,7 +43,7 @@ export const replays: readonly SpeedCase[] = [
         devices: [{ device: DEVICE, unit: 0 }],
         caches: { kind: 'lru' },
       });
-      machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 0, iommu: true });
+      machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 0, iommu: true, deviceTables: 'empty' });
       machine.step({ op: 'assign_device', device: DEVICE, domain: 0 });
       let first = -1;
       for (let frame = 0; frame < frames; frame += 1) {

@@ -96,14 +96,13 @@ function take(context: GrantContext, vcpu: Vcpu, record: number): number {
     return end(context, record, GrantStatus.general_error);
   }
   const halves = (takesHost ? GNTMAP.host_map : 0) | (takesDevice ? GNTMAP.device_map : 0);
-  const left = flags & ~halves;
   heap.write(record + FRAME, frame);
   heap.write(record + GRANTER, granter);
   heap.write(record + REF, ref);
   heap.write(record + FLAGS, flags);
   heap.write(record + HALVES, halves);
-  if ((left & (GNTMAP.host_map | GNTMAP.device_map)) !== 0) maptrack.setFlags(handle, left);
-  else maptrack.put(handle);
+  const left = flags & ~halves;
+  maptrack.setFlags(handle, (left & (GNTMAP.host_map | GNTMAP.device_map)) === 0 ? 0 : left);
   heap.write(record + STATUS, GrantStatus.okay);
   return Phase.hostFlush;
 }
@@ -115,14 +114,22 @@ function end(context: GrantContext, record: number, status: GrantStatus): number
 
 /** The mapper's devices follow its live handles: the last goes, the last writable one demotes. */
 function device(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, tables } = context;
+  const { heap, pending, tables } = context;
   const mapper = heap.words[record + Pending.domain]! as Domid;
   const granter = heap.words[record + GRANTER]! as Domid;
   const halves = heap.words[record + HALVES]!;
   const flags = heap.words[record + FLAGS]!;
   const isLast = halves !== 0 && (flags & ~halves & (GNTMAP.host_map | GNTMAP.device_map)) === 0;
+  if (isLast && mapper !== granter && context.domain(mapper)!.syncDevices && !context.locks.take(mapper, vcpu)) {
+    return Step.blocked;
+  }
+  // Not before the host mapping is flushed, which for an HVM mapper is what its devices reach: a freed handle is
+  // reused.
+  if (isLast) {
+    const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
+    tables.maptrack(mapper).put(heap.words[element + UnmapElement.handle]! as MaptrackHandle);
+  }
   if (isLast && mapper !== granter && context.domain(mapper)!.syncDevices) {
-    if (!context.locks.take(mapper, vcpu)) return Step.blocked;
     const frame = heap.words[record + FRAME]! as Mfn;
     const readOnly = (flags & GNTMAP.readonly) !== 0;
     tables.countHandle(mapper, frame, readOnly, -1);

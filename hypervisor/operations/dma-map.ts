@@ -120,10 +120,7 @@ export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: numbe
   const record = pending.record(vcpu);
   switch (phase) {
     case Phase.check:
-      if (!context.parts.driver.tables.exists(heap.words[record + Pending.domain]! as Domid)) {
-        return fail(context, record, Errno.EOPNOTSUPP);
-      }
-      return Phase.page;
+      return checkUnmap(context, record);
     case Phase.page:
       return unmapPiece(context, vcpu, record);
     case Phase.pageFlush:
@@ -137,6 +134,14 @@ export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: numbe
       heap.write(record + DmaScratch.pieces, 0);
       return heap.words[record + DmaScratch.done] === heap.words[record + DmaScratch.pages] ? Step.done : Phase.page;
   }
+}
+
+function checkUnmap(context: OperationContext, record: number): number {
+  const { heap, driver } = context.parts;
+  if (!driver.tables.exists(heap.words[record + Pending.domain]! as Domid))
+    return fail(context, record, Errno.EOPNOTSUPP);
+  const end = firstDfn(context, record) + heap.words[record + DmaScratch.pages]!;
+  return end > 0 && !driver.tables.reaches((end - 1) as Dfn) ? fail(context, record, Errno.ERANGE) : Phase.page;
 }
 
 function unmapPiece(context: OperationContext, vcpu: Vcpu, record: number): number {

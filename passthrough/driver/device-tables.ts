@@ -24,6 +24,8 @@ export class DeviceTables {
   entry = 0;
   low = 0;
   high = 0;
+  /** After a {@link find} that gave 0: aligned frames around the one asked for that have no table either. */
+  absentPages = 0;
   readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #records: number;
@@ -70,10 +72,13 @@ export class DeviceTables {
 
   /**
    * Finds the leaf entry of a device frame, and leaves it in the fields.
-   * @returns 1 when its table exists, 0 when it does not, -ENOMEM when it was to be made and memory is exhausted.
+   * @returns 1 when its table exists, 0 when it does not or the dfn is beyond the tables, -ENOMEM when it was to be
+   *   made and memory is exhausted.
    */
   find(domain: Domid, dfn: Dfn, create: boolean): number {
     const frames = this.#frames;
+    this.absentPages = 1;
+    if (!this.reaches(dfn)) return 0;
     let at = this.root(domain) as number;
     for (let level = this.levels; level > 1; level -= 1) {
       const entry =
@@ -85,6 +90,7 @@ export class DeviceTables {
         at = (low >>> 12) + (frames.readWord(at, entry * 2 + 1) & 0xfffff) * 0x100000;
         continue;
       }
+      this.absentPages = level === 2 ? 512 : 0x40000;
       if (!create) return 0;
       const fresh = frames.allocate(DOMID_XEN, { xenHeap: true });
       if (fresh < 0) return Errno.ENOMEM;

@@ -190,7 +190,11 @@ export class IommuDriver {
     let strongest = 0;
     let removed = 0;
     for (let page = 0, pages = pagesOf(order); page < pages; page += 1) {
-      if (tables.find(domain, (dfn + page) as Dfn, false) !== 1) continue;
+      const at = (dfn + page) as Dfn;
+      if (tables.find(domain, at, false) !== 1) {
+        page += tables.absentPages - (at % tables.absentPages) - 1;
+        continue;
+      }
       const before = tables.low & 3;
       if (before === 0) continue;
       tables.set(0, 0);

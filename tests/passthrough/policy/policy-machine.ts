@@ -91,11 +91,10 @@ export class PolicyMachine {
     });
     this.#mustDo({ op: 'create_domain', domain: GRANTER, kind: 'pv', frames: REFS });
     this.#mustDo({ op: 'create_domain', domain: MAPPER, kind: 'pv', frames: 1, iommu: true });
-    this.#mustDo({ op: 'create_domain', domain: OWNER, kind: 'hvm', frames: 6, iommu: true });
+    this.#mustDo({ op: 'create_domain', domain: OWNER, kind: 'hvm', frames: 6, iommu: true, deviceTables: 'empty' });
     this.#mustDo({ op: 'assign_device', device: MAPPER_DEVICE, domain: MAPPER });
     this.#mustDo({ op: 'assign_device', device: OWNER_DEVICE, domain: OWNER });
     const { domains } = this.machine.control.root;
-    // Behind the first page lie the tables that it needed; the other five lie side by side.
     this.#ram = this.machine.parts.p2m.frame(OWNER, 1 as Gfn);
     this.#granted = Array.from({ length: REFS }, (_, ref) => domains[GRANTER]!.ram.first + ref);
     for (const [ref, frame] of this.#granted.entries()) {

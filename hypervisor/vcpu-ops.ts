@@ -1,0 +1,28 @@
+// Which operations run on a virtual CPU, and what their fields may be.
+
+import type { Op } from './op.ts';
+
+/** Operations that run on a virtual CPU, in micro-steps. The code is what the pending record holds. */
+export const VCPU_OPS = [
+  'map_grant_ref',
+  'unmap_grant_ref',
+  'dma_map',
+  'dma_unmap',
+  'assign_device',
+  'deassign_device',
+  'tick',
+] as const;
+export type VcpuOpName = (typeof VCPU_OPS)[number];
+export type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;
+
+/** A domain id as a guest's 16-bit field holds it. */
+export function domainWord(domain: number): number {
+  if (!Number.isInteger(domain) || domain < 0 || domain > 0xffff) {
+    throw new TypeError(`domain ${String(domain)}: expected an integer from 0 to 65535`);
+  }
+  return domain;
+}
+
+export function isVcpuOp(op: Op): op is VcpuOp {
+  return (VCPU_OPS as readonly string[]).includes(op.op);
+}
