@@ -36,24 +36,24 @@ export class HostMappingTables implements HostMappings {
       this.#crash(domain, `mapped a grant over the grant at gfn ${at}`);
       return false;
     }
-    this.#setGfn(
-      vcpu,
-      domain,
-      gfn,
-      frame,
-      (flags & GNTMAP.readonly) !== 0 ? P2mType.grantReadonly : P2mType.grantWritable,
-    );
-    return true;
+    const isReadonly = (flags & GNTMAP.readonly) !== 0;
+    return this.#setGfn(vcpu, domain, gfn, frame, isReadonly ? P2mType.grantReadonly : P2mType.grantWritable);
   }
 
-  /** The one writer of p2m entries of a running domain: devices see what the entry says, dfn = gfn. */
-  #setGfn(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): void {
+  /**
+   * The one writer of p2m entries of a running domain: devices see what the entry says, dfn = gfn.
+   * False, and nothing done, when there is no memory for the device tables.
+   */
+  #setGfn(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
     const { p2m, driver } = this.#parts;
-    p2m.set(domain, gfn, frame, type);
-    if (!this.#domain(domain).iommu) return;
+    const { iommu, deviceTables } = this.#domain(domain);
     const dfn = gfn as number as Dfn;
-    if (type === P2mType.hole) driver.unmap(vcpu, domain, dfn, 0);
-    else driver.map(vcpu, domain, dfn, frame, p2mDeviceRights(type));
+    if (iommu && deviceTables === 'ram') {
+      if (type === P2mType.hole) driver.unmap(vcpu, domain, dfn, 0);
+      else if (driver.map(vcpu, domain, dfn, frame, p2mDeviceRights(type)) !== 0) return false;
+    }
+    p2m.set(domain, gfn, frame, type);
+    return true;
   }
 
   destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean {

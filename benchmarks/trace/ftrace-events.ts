@@ -3,7 +3,9 @@
 // Formats: Linux include/trace/events/{iommu,dma,intel_iommu}.h and drivers/iommu/intel/trace.h. The probe events are
 // kprobes on the DMA API, the driver's callbacks and the address allocator, under the names that the recordings gave
 // them. An event may have several forms, because kernels changed them and because two probes may share a name; the
-// first that fits the whole payload counts.
+// first that fits the whole payload counts. A payload of the kernel's own events that fits none is a torn line. The
+// name of a probe is whatever its author liked: a payload that fits none is another probe's, unless it is one of the
+// forms cut short.
 
 import { type PayloadForm, payloadForm } from './payload-form.ts';
 
@@ -19,32 +21,42 @@ export type EventRole = 'map' | 'unmap' | 'mapProbe' | 'unmapProbe' | 'invalidat
 interface EventRow {
   readonly role: EventRole;
   readonly forms: readonly string[];
+  /** A kprobe's name, which other probes may have too. */
+  readonly probe?: true;
 }
 
 const other = (...forms: string[]): EventRow => ({ role: 'other', forms });
+const probe = (...forms: string[]): EventRow => ({ role: 'other', forms, probe: true });
 
-const dmaMapping = other('{device:word} dir={:word} dma_addr={:bare} size={:dec} phys_addr={:bare} attrs={:rest}');
-const dmaUnmapping = other('{device:word} dir={:word} dma_addr={:bare} size={:dec} attrs={:rest}');
+const dmaMapping = other('{device:word} dir={:word} dma_addr={:bare} size={:dec} phys_addr={:bare} attrs={:flags}');
+const dmaUnmapping = other('{device:word} dir={:word} dma_addr={:bare} size={:dec} attrs={:flags}');
 const dmaAllocation = other(
-  '{device:word} dma_addr={:bare} size={:dec} virt_addr={:rest}',
-  '{device:word} dir={:word} dma_addr={:bare} size={:dec} {:rest}',
+  '{device:word} dma_addr={:bare} size={:dec} virt_addr={:word} flags={:flags} attrs={:flags}',
+  '{device:word} dir={:word} dma_addr={:bare} size={:dec} virt_addr={:word} flags={:flags} attrs={:flags}',
 );
-const dmaLists = other('{device:word} dir={:word} {:rest}');
-const flushRange = other('{:label} {device:name}[{:int}] type {:word} did {:int} {:rest}');
+const dmaRelease = other(
+  '{device:word} dma_addr={:bare} size={:dec} virt_addr={:word} attrs={:flags}',
+  '{device:word} dir={:word} dma_addr={:bare} size={:dec} virt_addr={:word} attrs={:flags}',
+);
+const dmaSync = other('{device:word} dir={:word} dma_addr={:bare} size={:dec}');
+const dmaLists = other('{device:word} dir={:word} {:pairs}');
+const flushRange = other(
+  '{:label} {device:name}[{:int}] type {:word} did {:int} [{:hex}-{:hex}] addr {:hex} pages {:hex} mask {:hex}',
+);
 const cacheTag = other('{:label}/{device:word} type {:word} did {:int} pasid {:int} ref {:int}');
 const groupMember = other('IOMMU: groupID={:int} device={device:word}');
 const attachment = other('IOMMU: device={device:word}');
 const oldMapping = 'dev={device:word} dev_addr={:hex} phys_addr={:hex} size={:dec}';
 const oldListEntry = 'dev={device:word} [{:dec}/{:dec}] dev_addr={:hex} phys_addr={:hex} size={:dec}';
 const oldUnmapping = 'dev={device:word} dev_addr={:hex} size={:dec}';
-const attachProbe = other(
+const attachProbe = probe(
   '{:where} domain={:hex} dev={device:name}',
   '{:where} dev={device:name}',
   '{:where} domain={:hex}',
 );
-const flushProbe = other('{:where} did={:dec} addr={:hex} order={:dec} type={:hex}');
-const contextProbe = other('{:where} did={:dec} sid={:hex} fm={:hex} type={:hex}');
-const probeReturn = (value: string): EventRow => other(`{:where} ${value}`);
+const flushProbe = probe('{:where} did={:dec} addr={:hex} order={:dec} type={:hex}');
+const contextProbe = probe('{:where} did={:dec} sid={:hex} fm={:hex} type={:hex}');
+const probeReturn = (value: string): EventRow => probe(`{:where} ${value}`);
 
 /** The table. A new event is a new row. */
 export const FTRACE_EVENTS: Readonly<Record<string, EventRow>> = {
@@ -101,39 +113,40 @@ export const FTRACE_EVENTS: Readonly<Record<string, EventRow>> = {
   dma_alloc: dmaAllocation,
   dma_alloc_pages: dmaAllocation,
   dma_alloc_sgt: dmaLists,
-  dma_alloc_sgt_err: dmaLists,
-  dma_free: dmaAllocation,
-  dma_free_pages: dmaAllocation,
+  dma_alloc_sgt_err: dmaAllocation,
+  dma_free: dmaRelease,
+  dma_free_pages: dmaRelease,
   dma_free_sgt: dmaLists,
   dma_map_sg: dmaLists,
   dma_map_sg_err: dmaLists,
   dma_unmap_sg: dmaLists,
-  dma_sync_single_for_cpu: dmaLists,
-  dma_sync_single_for_device: dmaLists,
+  dma_sync_single_for_cpu: dmaSync,
+  dma_sync_single_for_device: dmaSync,
   dma_sync_sg_for_cpu: dmaLists,
   dma_sync_sg_for_device: dmaLists,
 
   // Probes on the DMA API. Two probes are called `alloc` and two `free`: coherent buffers, and I/O virtual addresses.
-  map_page: other('{:where} dev={device:name} off={:hex} size={:dec} dir={:int}'),
+  map_page: probe('{:where} dev={device:name} off={:hex} size={:dec} dir={:int}'),
   map_page_ret: probeReturn('iova={:hex}'),
-  unmap_page: other('{:where} dev={device:name} iova={:hex} size={:dec} dir={:int}'),
-  map_sg: other('{:where} dev={device:name} nents={:int} dir={:int}', oldListEntry),
+  unmap_page: probe('{:where} dev={device:name} iova={:hex} size={:dec} dir={:int}'),
+  map_sg: probe('{:where} dev={device:name} nents={:int} dir={:int}', oldListEntry),
   map_sg_ret: probeReturn('n={:int}'),
-  unmap_sg: other('{:where} dev={device:name} iova={:hex} len0={:dec} nents={:int} dir={:int}', oldUnmapping),
-  alloc: other(
+  unmap_sg: probe('{:where} dev={device:name} iova={:hex} len0={:dec} nents={:int} dir={:int}', oldUnmapping),
+  alloc: probe(
     '{:where} dev={device:name} size={:dec}',
     '{:where} iovad={:hex} pages={:dec} limit_pfn={:hex} flush={:dec}',
   ),
   alloc_ret: probeReturn('pfn={:hex}'),
-  alloc_tree: other('{:where} iovad={:hex} pages={:dec} limit_pfn={:hex} align={:dec}'),
-  free: other('{:where} dev={device:name} size={:dec} iova={:hex}', '{:where} iovad={:hex} pfn={:hex} pages={:dec}'),
-  free_tree: other('{:where} iovad={:hex} pfn={:hex}'),
-  queue: other('{:where} pfn={:hex} pages={:dec}'),
-  fq_timeout: other('{:where}'),
+  alloc_tree: probe('{:where} iovad={:hex} pages={:dec} limit_pfn={:hex} align={:dec}'),
+  free: probe('{:where} dev={device:name} size={:dec} iova={:hex}', '{:where} iovad={:hex} pfn={:hex} pages={:dec}'),
+  free_tree: probe('{:where} iovad={:hex} pfn={:hex}'),
+  queue: probe('{:where} pfn={:hex} pages={:dec}'),
+  fq_timeout: probe('{:where}'),
 
   // Probes on the driver's callbacks and on its flushes. Protection bits: 1 read, 2 write, 4 cache.
   map_pages: {
     role: 'mapProbe',
+    probe: true,
     forms: [
       '{:where} domain={space:word} iova={iova:hex} paddr={:hex} ' +
         'pgsize={pageSize:hex} pgcount={pageCount:dec} prot={prot:hex}',
@@ -141,10 +154,11 @@ export const FTRACE_EVENTS: Readonly<Record<string, EventRow>> = {
   },
   unmap_pages: {
     role: 'unmapProbe',
+    probe: true,
     forms: ['{:where} domain={space:word} iova={iova:hex} pgsize={pageSize:hex} pgcount={pageCount:dec}'],
   },
-  tlb_sync: other('{:where} domain={:hex} start={:hex} end={:hex} pgsize={:hex}'),
-  flush_all: other('{:where} domain={:hex}'),
+  tlb_sync: probe('{:where} domain={:hex} start={:hex} end={:hex} pgsize={:hex}'),
+  flush_all: probe('{:where} domain={:hex}'),
   attach: attachProbe,
   detach: attachProbe,
   qi_flush_iotlb: flushProbe,
@@ -160,12 +174,14 @@ export interface FtraceEvent {
   readonly index: number;
   readonly role: EventRole;
   readonly forms: readonly PayloadForm[];
+  /** Other probes may have the same name. */
+  readonly probe: boolean;
 }
 
 /** The table, compiled, by the event's name. */
 export const ftraceEvents: ReadonlyMap<string, FtraceEvent> = new Map(
   Object.entries(FTRACE_EVENTS).map(([name, row], index) => [
     name,
-    { name, index, role: row.role, forms: row.forms.map(payloadForm) },
+    { name, index, role: row.role, forms: row.forms.map(payloadForm), probe: row.probe === true },
   ]),
 );

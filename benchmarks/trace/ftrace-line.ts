@@ -1,7 +1,8 @@
 // The prefix of an ftrace line, `TASK-PID [CPU] FLAGS SECONDS.MICROSECONDS: event: payload`, and numbers in payloads.
 //
 // A task's name may hold blanks, dashes, brackets and colons. The kernel pads it to 16 characters and cuts it at 15,
-// so the dash before the process id stands at column 16; only a line that lost its padding needs a search.
+// so the dash before the process id stands at column 16; only a line that lost its padding needs a search. A dash
+// further right belongs to a name too long for its column: with a blank before it, it is a torn line and the next one.
 
 import { PAGE_SHIFT, PAGE_SIZE } from '../../machine/frame-number.ts';
 
@@ -58,6 +59,7 @@ export function readPrefix(text: string, from: number, end: number, prefix: Line
     return true;
   }
   for (let dash = text.indexOf('-', from + 1); dash > 0 && dash < end; dash = text.indexOf('-', dash + 1)) {
+    if (dash > from + DASH_COLUMN && /\s/.test(text.slice(from, dash))) return false;
     if (readAfterDash(text, dash + 1, end, prefix)) return true;
   }
   return false;

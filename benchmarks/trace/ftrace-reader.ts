@@ -13,8 +13,9 @@ import {
   readPrefix,
 } from './ftrace-line.ts';
 import { LiveMappings } from './live-mappings.ts';
-import { type FieldName, FieldSpans, matchForm, type PayloadForm, SLOT } from './payload-form.ts';
+import { type FieldName, FieldSpans, isCutForm, matchForm, type PayloadForm, SLOT } from './payload-form.ts';
 import { SpaceProbes } from './space-probes.ts';
+import { bufferEntries, expectedForms, holdsEvent, snippet } from './torn-text.ts';
 import type { TraceConsumer, TraceRights, TraceSummary } from './trace-event.ts';
 import { TraceTally } from './trace-tally.ts';
 
@@ -23,9 +24,10 @@ export const LINE_MAX = 64 * 1024;
 
 const LINE_SHAPE = '"TASK-PID [CPU] FLAGS SECONDS.MICROSECONDS: event: payload"';
 const RECORD_LARGER = 'record again with a larger buffer (buffer_size_kb)';
-const SNIPPET_CHARS = 60;
-/** Payloads of the kernel's own events `map` and `unmap` start so; a probe of that name need not. */
-const ACCESS_PAYLOAD = 'IOMMU: ';
+/** Of a line that is too long, what is kept to quote. */
+const START_BYTES = 100;
+const ADDRESS_DIGITS = 16;
+const WORDS = ['word0', 'word1', 'word2', 'word3'] as const;
 const RIGHTS: readonly TraceRights[] = ['rw', 'r', 'w', 'rw'];
 const NEWLINE = 0x0a;
 const CARRIAGE_RETURN = 0x0d;
@@ -36,19 +38,13 @@ export interface FtraceOptions {
   readonly onLost?: 'error' | 'count';
 }
 
-/** The start of a piece of text, in quotes, control characters and foreign bytes escaped. */
-function snippet(text: string): string {
-  const start = text.length > SNIPPET_CHARS ? `${text.slice(0, SNIPPET_CHARS)}...` : text;
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  return `"${start.replace(/[\x00-\x1f\x7f-\xff]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`)}"`;
-}
-
 /**
  * Reads the text of one trace.
  *
  * Push the bytes in pieces of any size, then call {@link end}. Holds one unfinished line, the live mappings and some
  * names, never the text. Every error is an `InputError` with the file and the line: `FTRACE_LINE` (torn, or not ftrace
- * text), `FTRACE_LOST`, `FTRACE_SIZE`, `FTRACE_ADDRESS`, `FTRACE_CLOCK`, `FTRACE_EMPTY`. After an error the reader is
+ * text), `FTRACE_LOST`, `FTRACE_SIZE`, `FTRACE_ADDRESS`, `FTRACE_CLOCK`, `FTRACE_COUNT` (not as many events as
+ * the header says), `FTRACE_EMPTY`. After an error the reader is
  * not to be used further.
  */
 export class FtraceReader {
@@ -65,6 +61,8 @@ export class FtraceReader {
   readonly #frames: Frames = { frames: 0, rest: 0 };
   #carry: Buffer = NOTHING;
   #lines = 0;
+  /** The first empty line since the last event; 0 for none. */
+  #emptyLine = 0;
 
   constructor(file: string, consumer: TraceConsumer = {}, options: FtraceOptions = {}) {
     this.#file = file;
@@ -86,7 +84,7 @@ export class FtraceReader {
     if (last >= 0) this.#readLines(bytes.toString('latin1', 0, last + 1));
     if (bytes.length - last - 1 > LINE_MAX) {
       this.#lines += 1; // the unfinished line is at fault
-      this.#failLength(bytes.toString('latin1', last + 1, last + 1 + SNIPPET_CHARS + 1));
+      this.#failLength(bytes.toString('latin1', last + 1, last + 1 + START_BYTES));
     }
     this.#carry = Buffer.from(bytes.subarray(last + 1)); // a copy: the chunk is not ours to keep
   }
@@ -98,7 +96,15 @@ export class FtraceReader {
       this.#carry = NOTHING;
       this.#readLine(text, 0, text.length);
     }
-    if (this.#tally.events === 0) {
+    const { events, entriesInBuffer } = this.#tally;
+    if (entriesInBuffer !== null && entriesInBuffer !== events) {
+      this.#fail(
+        'FTRACE_COUNT',
+        `${entriesInBuffer} entries announced, ${events} found: the file was cut or edited; ` +
+          'remove the header line to import it as it is',
+      );
+    }
+    if (events === 0) {
       throw new InputError(
         'FTRACE_EMPTY',
         { file: this.#file, line: Math.max(this.#lines, 1) },
@@ -126,12 +132,18 @@ export class FtraceReader {
   }
 
   #readComment(line: string): void {
-    const entries = /entries-in-buffer\/entries-written:\s*(\d+)\/(\d+)/.exec(line);
+    if (holdsEvent(line)) {
+      this.#fail('FTRACE_LINE', `torn line: expected a comment or an event, got both: ${snippet(line)}`);
+    }
+    const entries = bufferEntries(line);
     if (entries === null) return;
-    const [held, written] = [Number(entries[1]), Number(entries[2])];
-    this.#tally.entriesInBuffer = held;
+    if (entries === 'torn') {
+      this.#fail('FTRACE_LINE', `torn line: expected "entries-in-buffer/entries-written: N/M", got ${snippet(line)}`);
+    }
+    const { held, written } = entries;
+    this.#tally.entriesInBuffer = (this.#tally.entriesInBuffer ?? 0) + held;
     if (held === written) return;
-    this.#tally.lostByHeader += Math.max(written - held, 0);
+    this.#tally.lostByHeader += written - held;
     if (this.#countLost) return;
     this.#fail(
       'FTRACE_LOST',
@@ -139,7 +151,7 @@ export class FtraceReader {
     );
   }
 
-  /** A line without the prefix of an event: blank, a report of lost events, or torn. */
+  /** A line without the prefix of an event: empty, a report of lost events, or torn. */
   #readOddLine(line: string): void {
     const lost = /^\s*CPU:(\d+) \[LOST (?:(\d+) )?EVENTS\]\s*$/.exec(line);
     if (lost !== null) {
@@ -150,7 +162,10 @@ export class FtraceReader {
         `CPU ${lost[1]} lost ${lost[2] ?? 'an unknown number of'} events here; ${RECORD_LARGER}`,
       );
     }
-    if (line.trim() === '') return;
+    if (line === '') {
+      if (this.#emptyLine === 0 && this.#tally.events > 0) this.#emptyLine = this.#lines;
+      return;
+    }
     const what = this.#tally.events === 0 ? 'not ftrace text' : 'torn line';
     this.#fail('FTRACE_LINE', `${what}: expected ${LINE_SHAPE}, got ${snippet(line)}`);
   }
@@ -164,6 +179,7 @@ export class FtraceReader {
         `torn line: expected "event: payload" after the time, got ${snippet(text.slice(nameFrom, end))}`,
       );
     }
+    if (this.#emptyLine > 0) this.#failEmptyLine();
     this.#checkClock();
     this.#tally.events += 1;
     const event = ftraceEvents.get(name);
@@ -173,14 +189,24 @@ export class FtraceReader {
       this.#tally.countKnown(event.index);
       const form = this.#matching(event.forms, text, payloadFrom, end);
       if (form !== undefined) {
+        if (form.free) this.#checkJoined(text, end);
         this.#accept(event, form, text);
         return;
       }
-      const access = event.role === 'map' || event.role === 'unmap';
-      if (access && text.startsWith(ACCESS_PAYLOAD, payloadFrom))
-        this.#failPayload(event, text.slice(payloadFrom, end));
+      if (!event.probe || event.forms.some((cut) => isCutForm(cut, text, payloadFrom, end))) {
+        const got = snippet(text.slice(payloadFrom, end));
+        this.#fail('FTRACE_LINE', `torn line: expected ${expectedForms(event)}, got ${got}`);
+      }
     }
+    this.#checkJoined(text, end);
     this.#tally.unknownLine(() => ({ line: this.#lines, name, text: snippet(text.slice(payloadFrom, end)) }));
+  }
+
+  /** Free text can hide the next line. */
+  #checkJoined(text: string, end: number): void {
+    const payload = text.slice(this.#prefix.payloadFrom, end);
+    if (!holdsEvent(payload)) return;
+    this.#fail('FTRACE_LINE', `torn line: expected one event, got two on a line: ${snippet(payload)}`);
   }
 
   /** The first form that the payload has. A loop: this is the hottest place. */
@@ -289,6 +315,7 @@ export class FtraceReader {
   }
 
   #invalidation(text: string): void {
+    for (const word of WORDS) this.#checkDigits(text, word, 'FTRACE_LINE');
     const type = this.#field(text, 'type');
     this.#tally.invalidations.add(type);
     if (this.#consumer.invalidation === undefined) return;
@@ -341,8 +368,15 @@ export class FtraceReader {
     return frames;
   }
 
+  #checkDigits(text: string, field: FieldName, code: string): void {
+    if ((this.#spans.to[SLOT[field]] as number) - (this.#spans.from[SLOT[field]] as number) <= ADDRESS_DIGITS) return;
+    const digits = this.#field(text, field);
+    this.#fail(code, `${field} ${snippet(`0x${digits}`)}: expected at most ${ADDRESS_DIGITS} digits`);
+  }
+
   /** The frame number of an address, with room for `pages` frames. */
   #addressFrame(text: string, field: 'iova' | 'paddr', pages: number): number {
+    this.#checkDigits(text, field, 'FTRACE_ADDRESS');
     hexFrames(text, this.#spans.from[SLOT[field]] as number, this.#spans.to[SLOT[field]] as number, this.#frames);
     const { frames, rest } = this.#frames;
     if (rest !== 0) this.#fail('FTRACE_ADDRESS', `${field} 0x${this.#field(text, field)}: expected a multiple of 4096`);
@@ -356,14 +390,15 @@ export class FtraceReader {
   }
 
   #checkEnd(text: string, expected: number): void {
+    this.#checkDigits(text, 'end', 'FTRACE_ADDRESS');
     hexFrames(text, this.#spans.from[SLOT.end] as number, this.#spans.to[SLOT.end] as number, this.#frames);
     if (this.#frames.frames === expected && this.#frames.rest === 0) return;
     this.#fail('FTRACE_SIZE', `range ends at 0x${this.#field(text, 'end')}: expected iova + size`);
   }
 
-  #failPayload(event: FtraceEvent, payload: string): never {
-    const forms = event.forms.slice(0, 2).map((form) => `"${form.template.replace(/\{(\w+):\w+\}/g, '<$1>')}"`);
-    this.#fail('FTRACE_LINE', `torn line: expected ${event.name}: ${forms.join(' or ')}, got ${snippet(payload)}`);
+  #failEmptyLine(): never {
+    this.#lines = this.#emptyLine;
+    this.#fail('FTRACE_LINE', `torn line: expected ${LINE_SHAPE}, got an empty line between events`);
   }
 
   #failLength(start: string): never {

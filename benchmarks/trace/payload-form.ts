@@ -7,7 +7,9 @@
 //   label  up to a blank, `:` or `/`           word   up to a blank
 //   name   a device's name: `"quoted"`, or up to a blank or `[`
 //   where  `(...)`, as a probe prints its place
-//   rest   whatever follows, perhaps nothing
+//   flags  up to a blank, perhaps nothing
+//   pairs  `key=value` words up to the end, a value in braces whole; also `[TRUNCATED]`
+//   rest   free text: whatever follows, perhaps nothing
 
 /** The fields that forms can name, in the order of their slots. */
 const FIELDS = [
@@ -32,7 +34,7 @@ const FIELDS = [
 
 export type FieldName = (typeof FIELDS)[number];
 
-type FieldType = 'dec' | 'int' | 'hex' | 'bare' | 'label' | 'word' | 'name' | 'where' | 'rest';
+type FieldType = 'dec' | 'int' | 'hex' | 'bare' | 'label' | 'word' | 'name' | 'where' | 'flags' | 'pairs' | 'rest';
 
 /** Where each field of the form matched last lies in the text. Reused from line to line: read before the next match. */
 export class FieldSpans {
@@ -65,6 +67,8 @@ export interface PayloadForm {
   readonly tokens: readonly Token[];
   /** Fields that a match fills in. */
   readonly fields: ReadonlySet<FieldName>;
+  /** Ends in free text, which could hide another line. */
+  readonly free: boolean;
 }
 
 const DIGIT = 1;
@@ -102,6 +106,7 @@ function closedBy(text: string, from: number, end: number, closing: number): num
 
 const QUOTE = 0x22;
 const CLOSING_PARENTHESIS = 0x29;
+const PAIRS = /^(?:\w+=(?:\{[^\s{}]*\}|[^\s{}]*)|\[TRUNCATED\])(?: (?:\w+=(?:\{[^\s{}]*\}|[^\s{}]*)|\[TRUNCATED\]))*$/;
 
 /** Each type: literal text that comes first, then a run of a class, or a measure of its own. */
 const FIELD_TYPES: Readonly<Record<FieldType, { before?: string; classes?: number; fieldEnd?: FieldEnd }>> = {
@@ -116,6 +121,8 @@ const FIELD_TYPES: Readonly<Record<FieldType, { before?: string; classes?: numbe
       text.charCodeAt(from) === QUOTE ? closedBy(text, from + 1, end, QUOTE) : runEnd(text, from, end, NAME),
   },
   where: { before: '(', fieldEnd: (text, from, end) => closedBy(text, from, end, CLOSING_PARENTHESIS) },
+  flags: { fieldEnd: (text, from, end) => Math.max(from, runEnd(text, from, end, WORD)) },
+  pairs: { fieldEnd: (text, from, end) => (PAIRS.test(text.slice(from, end)) ? end : -1) },
   rest: { fieldEnd: (_text, _from, end) => end },
 };
 
@@ -141,7 +148,7 @@ export function payloadForm(template: string): PayloadForm {
       tokens.push({ literal: literal + before, classes, fieldEnd, slot, quotable: type === 'name' });
     }
   }
-  return { template, tokens, fields };
+  return { template, tokens, fields, free: template.endsWith(':rest}') };
 }
 
 /**
@@ -166,4 +173,19 @@ export function matchForm(form: PayloadForm, text: string, from: number, end: nu
     at = next;
   }
   return at === end;
+}
+
+/** Whether `text[from..end)` is the start of a payload of the form, and ends before the form does: a line cut short. */
+export function isCutForm(form: PayloadForm, text: string, from: number, end: number): boolean {
+  let at = from;
+  for (const { literal, classes, fieldEnd } of form.tokens) {
+    if (!text.startsWith(literal, at)) return literal.startsWith(text.slice(at, end));
+    at += literal.length;
+    if (classes === 0 && fieldEnd === null) return false;
+    const next = classes !== 0 ? runEnd(text, at, end, classes) : (fieldEnd as FieldEnd)(text, at, end);
+    // A field that has no end: nothing is left of it, or what would close it is missing.
+    if (next < 0) return at === end || (classes === 0 && CLASSES[text.charCodeAt(end - 1) & 0xff] !== undefined);
+    at = next;
+  }
+  return false;
 }
