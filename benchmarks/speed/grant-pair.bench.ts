@@ -53,11 +53,12 @@ function prepare(live: number, iommu: boolean): { machine: Hypervisor; map: Op; 
   };
 }
 
-function pairs(name: string, live: number, iommu: boolean, note: string): SpeedCase {
+function pairs(name: string, live: number, iommu: boolean, note: string, opsPerSecond?: number): SpeedCase {
   const rounds = 16;
   return {
     name,
     note,
+    ...(opsPerSecond === undefined ? {} : { target: { opsPerSecond } }),
     items: rounds * BATCH,
     prepare() {
       const { machine, map, unmap } = prepare(live, iommu);
@@ -81,6 +82,7 @@ export const grantPairs: readonly SpeedCase[] = [
     65536,
     true,
     'map + unmap of one element in batches of 32, strict-page, undo on, 65,536 live grants, unit lru',
+    3e6,
   ),
   pairs(
     'grant-pair/no-iommu',

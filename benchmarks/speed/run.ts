@@ -23,14 +23,16 @@ async function measure(of: SpeedCase): Promise<SpeedResult> {
     opsPerSecond: Math.round(1e9 / nsPerOp),
     nsPerOp: Number(nsPerOp.toFixed(2)),
     ...(bytesPerItem === undefined ? {} : { bytesPerItem: Number(bytesPerItem.toFixed(2)) }),
+    ...(of.target ? { target: of.target } : {}),
     note: of.note,
   };
 }
 
-function line({ name, opsPerSecond, nsPerOp, bytesPerItem, note }: SpeedResult): string {
+function line({ name, opsPerSecond, nsPerOp, bytesPerItem, target, note }: SpeedResult): string {
   const bytes = bytesPerItem === undefined ? '' : `  ${bytesPerItem.toFixed(2)} B/item`;
   const ops = opsPerSecond.toLocaleString('en-US').padStart(13);
-  return `${name.padEnd(22)}${ops} ops/s  ${nsPerOp.toFixed(1).padStart(9)} ns/op${bytes}  ${note}\n`;
+  const goal = target?.opsPerSecond ? ` ${(opsPerSecond / target.opsPerSecond).toFixed(2)} of target` : '';
+  return `${name.padEnd(22)}${ops} ops/s  ${nsPerOp.toFixed(1).padStart(9)} ns/op${goal.padEnd(15)}${bytes}  ${note}\n`;
 }
 
 async function main(argv: readonly string[]): Promise<void> {

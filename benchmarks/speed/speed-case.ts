@@ -12,6 +12,8 @@ export interface SpeedCase {
   readonly name: string;
   /** What one operation is, and under which conditions. */
   readonly note: string;
+  /** What it should reach on a quiet machine, and at most cost. */
+  readonly target?: { readonly opsPerSecond?: number; readonly bytesPerItem?: number };
   /** Operations per call of `run`. */
   readonly items: number;
   readonly prepare: () => Promise<PreparedCase> | PreparedCase;
@@ -23,5 +25,6 @@ export interface SpeedResult {
   readonly opsPerSecond: number;
   readonly nsPerOp: number;
   readonly bytesPerItem?: number;
+  readonly target?: NonNullable<SpeedCase['target']>;
   readonly note: string;
 }
