@@ -2,7 +2,7 @@
 //
 // A task's name may hold blanks, dashes, brackets and colons. The kernel pads it to 16 characters and cuts it at 15,
 // so the dash before the process id stands at column 16; only a line that lost its padding needs a search. A dash
-// further right belongs to a name too long for its column: with a blank before it, it is a torn line and the next one.
+// further right may follow more padding; but more than a name and blanks among it are a torn line and the next one.
 
 import { PAGE_SHIFT, PAGE_SIZE } from '../../machine/frame-number.ts';
 
@@ -50,6 +50,9 @@ export function decimal(text: string, from: number, to: number): number {
   return value;
 }
 
+/** Whether a task's name is too long for one and not a single word either. */
+const isJoined = (name: string): boolean => name.length >= DASH_COLUMN && /\s/.test(name);
+
 /**
  * Reads the prefix of `text[from..end)`.
  * @returns false when the line has no valid prefix; `prefix` is then undefined.
@@ -59,7 +62,7 @@ export function readPrefix(text: string, from: number, end: number, prefix: Line
     return true;
   }
   for (let dash = text.indexOf('-', from + 1); dash > 0 && dash < end; dash = text.indexOf('-', dash + 1)) {
-    if (dash > from + DASH_COLUMN && /\s/.test(text.slice(from, dash))) return false;
+    if (dash > from + DASH_COLUMN && isJoined(text.slice(from, dash).trim())) return false;
     if (readAfterDash(text, dash + 1, end, prefix)) return true;
   }
   return false;

@@ -23,6 +23,7 @@ import { TraceTally } from './trace-tally.ts';
 export const LINE_MAX = 64 * 1024;
 
 const LINE_SHAPE = '"TASK-PID [CPU] FLAGS SECONDS.MICROSECONDS: event: payload"';
+const REMOVE_HEADER = 'remove the header line to import it as it is';
 const RECORD_LARGER = 'record again with a larger buffer (buffer_size_kb)';
 /** Of a line that is too long, what is kept to quote. */
 const START_BYTES = 100;
@@ -98,11 +99,8 @@ export class FtraceReader {
     }
     const { events, entriesInBuffer } = this.#tally;
     if (entriesInBuffer !== null && entriesInBuffer !== events) {
-      this.#fail(
-        'FTRACE_COUNT',
-        `${entriesInBuffer} entries announced, ${events} found: the file was cut or edited; ` +
-          'remove the header line to import it as it is',
-      );
+      const found = `${entriesInBuffer} entries announced, ${events} found`;
+      this.#fail('FTRACE_COUNT', `${found}: the file was cut or edited; ${REMOVE_HEADER}`);
     }
     if (events === 0) {
       throw new InputError(
@@ -132,14 +130,10 @@ export class FtraceReader {
   }
 
   #readComment(line: string): void {
-    if (holdsEvent(line)) {
-      this.#fail('FTRACE_LINE', `torn line: expected a comment or an event, got both: ${snippet(line)}`);
-    }
+    if (holdsEvent(line)) this.#failTorn('a comment or an event, not both', line);
     const entries = bufferEntries(line);
     if (entries === null) return;
-    if (entries === 'torn') {
-      this.#fail('FTRACE_LINE', `torn line: expected "entries-in-buffer/entries-written: N/M", got ${snippet(line)}`);
-    }
+    if (entries === 'torn') this.#failTorn('"entries-in-buffer/entries-written: N/M"', line);
     const { held, written } = entries;
     this.#tally.entriesInBuffer = (this.#tally.entriesInBuffer ?? 0) + held;
     if (held === written) return;
@@ -166,20 +160,20 @@ export class FtraceReader {
       if (this.#emptyLine === 0 && this.#tally.events > 0) this.#emptyLine = this.#lines;
       return;
     }
-    const what = this.#tally.events === 0 ? 'not ftrace text' : 'torn line';
-    this.#fail('FTRACE_LINE', `${what}: expected ${LINE_SHAPE}, got ${snippet(line)}`);
+    if (this.#tally.events > 0) this.#failTorn(LINE_SHAPE, line);
+    this.#fail('FTRACE_LINE', `not ftrace text: expected ${LINE_SHAPE}, got ${snippet(line)}`);
   }
 
   #readEvent(text: string, end: number): void {
     const { nameFrom, nameTo, payloadFrom } = this.#prefix;
     const name = nameTo < 0 ? '' : text.slice(nameFrom, nameTo);
     if (nameTo < 0 && /^\w*$/.test(text.slice(nameFrom, end))) {
-      this.#fail(
-        'FTRACE_LINE',
-        `torn line: expected "event: payload" after the time, got ${snippet(text.slice(nameFrom, end))}`,
-      );
+      this.#failTorn('"event: payload" after the time', text.slice(nameFrom, end));
     }
-    if (this.#emptyLine > 0) this.#failEmptyLine();
+    if (this.#emptyLine > 0) {
+      this.#lines = this.#emptyLine;
+      this.#failTorn(`${LINE_SHAPE} between events`, '');
+    }
     this.#checkClock();
     this.#tally.events += 1;
     const event = ftraceEvents.get(name);
@@ -194,8 +188,7 @@ export class FtraceReader {
         return;
       }
       if (!event.probe || event.forms.some((cut) => isCutForm(cut, text, payloadFrom, end))) {
-        const got = snippet(text.slice(payloadFrom, end));
-        this.#fail('FTRACE_LINE', `torn line: expected ${expectedForms(event)}, got ${got}`);
+        this.#failTorn(expectedForms(event), text.slice(payloadFrom, end));
       }
     }
     this.#checkJoined(text, end);
@@ -205,8 +198,7 @@ export class FtraceReader {
   /** Free text can hide the next line. */
   #checkJoined(text: string, end: number): void {
     const payload = text.slice(this.#prefix.payloadFrom, end);
-    if (!holdsEvent(payload)) return;
-    this.#fail('FTRACE_LINE', `torn line: expected one event, got two on a line: ${snippet(payload)}`);
+    if (holdsEvent(payload)) this.#failTorn('one event on a line, not two', payload);
   }
 
   /** The first form that the payload has. A loop: this is the hottest place. */
@@ -326,12 +318,7 @@ export class FtraceReader {
       cpu,
       type,
       unit: this.#field(text, 'unit'),
-      words: [
-        this.#wide(text, 'word0'),
-        this.#wide(text, 'word1'),
-        this.#wide(text, 'word2'),
-        this.#wide(text, 'word3'),
-      ],
+      words: WORDS.map((word) => this.#wide(text, word)) as [Wide, Wide, Wide, Wide],
     });
   }
 
@@ -396,9 +383,8 @@ export class FtraceReader {
     this.#fail('FTRACE_SIZE', `range ends at 0x${this.#field(text, 'end')}: expected iova + size`);
   }
 
-  #failEmptyLine(): never {
-    this.#lines = this.#emptyLine;
-    this.#fail('FTRACE_LINE', `torn line: expected ${LINE_SHAPE}, got an empty line between events`);
+  #failTorn(expected: string, got: string): never {
+    this.#fail('FTRACE_LINE', `torn line: expected ${expected}, got ${snippet(got)}`);
   }
 
   #failLength(start: string): never {

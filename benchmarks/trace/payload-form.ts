@@ -183,8 +183,8 @@ export function isCutForm(form: PayloadForm, text: string, from: number, end: nu
     at += literal.length;
     if (classes === 0 && fieldEnd === null) return false;
     const next = classes !== 0 ? runEnd(text, at, end, classes) : (fieldEnd as FieldEnd)(text, at, end);
-    // A field that has no end: nothing is left of it, or what would close it is missing.
-    if (next < 0) return at === end || (classes === 0 && CLASSES[text.charCodeAt(end - 1) & 0xff] !== undefined);
+    if (next < 0)
+      return at === end || text[at - 1] === '(' || text.charCodeAt(at) === QUOTE || text.slice(at, end) === '-';
     at = next;
   }
   return false;

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { InputError } from '../../../machine/errors.ts';
-import { importText, line, PROBED, SMALL } from './ftrace-text.ts';
+import { importText, line, RECORDED } from './ftrace-text.ts';
 
 describe('any ftrace text', () => {
   const tolerated = (text: Uint8Array) => {
@@ -11,7 +11,7 @@ describe('any ftrace text', () => {
       expect(error).toBeInstanceOf(InputError);
     }
   };
-  const bytes = Buffer.from(`${SMALL}${PROBED}`);
+  const bytes = Buffer.from(RECORDED);
 
   it('a trace that is cut, or has foreign bytes in it, parses or is an InputError', () => {
     fc.assert(

@@ -70,3 +70,6 @@ export function errorOf(call: () => unknown): Error {
   }
   throw new Error('expected an error');
 }
+
+/** {@link SMALL} and {@link PROBED} as one recording. */
+export const RECORDED = `${SMALL}${PROBED}`.replace('4/4', '12/12');
