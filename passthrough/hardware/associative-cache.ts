@@ -105,18 +105,14 @@ export class AssociativeCache {
     const heap = this.#heap;
     const set = this.#set(key0, key1, key2);
     const end = set + this.#ways * RECORD_WORDS;
-    let victim = 0;
-    let oldest = Number.POSITIVE_INFINITY;
+    const { words } = heap;
+    let victim = set;
     for (let record = set; record < end; record += RECORD_WORDS) {
-      if (heap.words[record]! === 0) {
+      if (words[record] === 0) {
         victim = record;
         break;
       }
-      const age = heap.words[record + AGE]!;
-      if (age < oldest) {
-        oldest = age;
-        victim = record;
-      }
+      if (words[record + AGE]! < words[victim + AGE]!) victim = record;
     }
     if (heap.words[victim]! !== 0) {
       if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;

@@ -67,6 +67,9 @@ export class LruCaches implements TranslationCaches {
   #evicting = false;
   /** Requester whose context is in the walker, and what must not have moved since. No part of the state. */
   #memoSource = -1;
+  #memoDid = 0;
+  #memoLevels = 0;
+  #memoPassThrough = false;
   #memoChanges = 0;
   #memoJumps = 0;
 
@@ -110,14 +113,13 @@ export class LruCaches implements TranslationCaches {
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {
-    const walker = this.#walker;
     const fault = this.#findContext(sourceId);
     if (fault !== 0) return this.#fault(fault);
-    const levels = walker.contextLevels();
-    const did = walker.contextDid();
+    const did = this.#memoDid;
+    const levels = this.#memoLevels;
     this.lastDid = did;
-    if (!walker.reaches(dfn, levels)) return this.#fault(FaultReason.addressBeyondWidth);
-    if (walker.contextType() === TranslationType.passThrough) return dfn;
+    if (!this.#walker.reaches(dfn, levels)) return this.#fault(FaultReason.addressBeyondWidth);
+    if (this.#memoPassThrough) return dfn;
 
     const record = this.#lookupIotlb(did, dfn);
     if (record !== 0) {
@@ -152,6 +154,10 @@ export class LruCaches implements TranslationCaches {
     this.#memoSource = -1;
     const fault = this.#cachedContext(sourceId);
     if (fault !== 0) return fault;
+    const walker = this.#walker;
+    this.#memoDid = walker.contextDid();
+    this.#memoLevels = walker.contextLevels();
+    this.#memoPassThrough = walker.contextType() === TranslationType.passThrough;
     this.#memoSource = sourceId;
     this.#memoChanges = this.#contexts.changes;
     this.#memoJumps = this.#heap.jumps;
@@ -196,7 +202,7 @@ export class LruCaches implements TranslationCaches {
     // The lowest cached table pointer for this address saves the reads above it.
     for (let at = 2; at <= Math.min(4, levels); at += 1) {
       const pages = entryPages(at);
-      const base = Math.floor(dfn / pages) * pages;
+      const base = dfn - (dfn & (pages - 1));
       const record = this.#structures[at]!.lookup(VALID | did, base >>> 0, highWord(base));
       if (record === 0) continue;
       table = entryFrame(this.#heap.words[record + CACHE_VALUE]!, this.#heap.words[record + CACHE_VALUE + 1]!);
@@ -219,7 +225,7 @@ export class LruCaches implements TranslationCaches {
       const low = this.#frames.readWord(frame, word);
       const high = this.#frames.readWord(frame, word + 1);
       if (at <= 4) {
-        const base = Math.floor(dfn / entryPages(at)) * entryPages(at);
+        const base = dfn - (dfn & (entryPages(at) - 1));
         const cache = this.#structures[at]!;
         const record = cache.insert(VALID | did, base >>> 0, highWord(base));
         this.#heap.write(record + CACHE_VALUE, low);
