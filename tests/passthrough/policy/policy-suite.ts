@@ -42,7 +42,7 @@ const command: fc.Arbitrary<Command> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('tick' as const), us: fc.nat(8000) }) },
 );
 const sequence = fc.array(fc.record({ vcpu: fc.nat(VCPUS - 1), command }), { maxLength: 25 });
-/** Cases that no random sequence may miss: a demotion, a range of pages, a reuse, a stronger mapping over a weaker. */
+/** Cases that no random sequence may miss: a demotion, a range of pages, taken and left, a reuse, a stronger mapping over a weaker. */
 const scripted: [{ vcpu: number; command: Command }[]][] = [
   [
     { kind: 'grantMap', ref: 0, readOnly: true, half: 'host' },
@@ -53,6 +53,10 @@ const scripted: [{ vcpu: number; command: Command }[]][] = [
     { kind: 'dmaMap', at: 0, pages: 2, access: 'rw' },
     { kind: 'dmaUnmap', at: 0, pages: 2 },
     { kind: 'dmaMap', at: 0, pages: 2, access: 'r' },
+  ] satisfies Command[],
+  [
+    { kind: 'dmaMap', at: 0, pages: 2, access: 'rw' },
+    { kind: 'dmaUnmap', at: 0, pages: 2 },
   ] satisfies Command[],
 ].map((commands) => [commands.map((command) => ({ vcpu: 0, command }))]);
 const interleaving = fc.record({
