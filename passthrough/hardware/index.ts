@@ -1,8 +1,10 @@
 // The silicon: units, tables, caches, registers. Knows nothing of domains, grants or Xen.
 
-export { Adversary } from './adversary.ts';
-export { AdversaryCaches, type MayTranslation } from './adversary-caches.ts';
-export type { CacheShape, Replacement } from './associative-cache.ts';
+export { Adversary } from './caches/adversary.ts';
+export { AdversaryCaches, type MayTranslation } from './caches/adversary-caches.ts';
+export type { CacheShape, Replacement } from './caches/associative-cache.ts';
+export { defaultLruShape, LRU_COUNTERS, LruCaches, type LruCounter, type LruShape } from './caches/lru-caches.ts';
+export type { TranslationCaches, TranslationObserver } from './caches/translation-caches.ts';
 export {
   type Capabilities,
   type CapabilityRegisters,
@@ -13,8 +15,6 @@ export {
 export { DmaInFlight, type TranslatedAccess } from './dma.ts';
 export { FaultLog, type FaultView } from './fault-log.ts';
 export { decode, encode, type Field, fieldOf, type Layout, layouts } from './layouts.ts';
-export { defaultLruShape, LRU_COUNTERS, LruCaches, type LruCounter, type LruShape } from './lru-caches.ts';
 export { Access, FaultReason, faultReasonName, Register } from './registers.ts';
 export { addressFrame, type Translation, translate } from './translate.ts';
-export type { TranslationCaches, TranslationObserver } from './translation-caches.ts';
 export { QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';

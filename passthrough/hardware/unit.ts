@@ -6,8 +6,10 @@
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap.ts';
-import type { Adversary } from './adversary.ts';
-import { AdversaryCaches } from './adversary-caches.ts';
+import type { Adversary } from './caches/adversary.ts';
+import { AdversaryCaches } from './caches/adversary-caches.ts';
+import { LruCaches, type LruShape } from './caches/lru-caches.ts';
+import type { TranslationCaches } from './caches/translation-caches.ts';
 import type { Capabilities, CapabilityRegisters } from './capabilities.ts';
 import type { DmaInFlight } from './dma.ts';
 import { FaultLog } from './fault-log.ts';
@@ -23,9 +25,7 @@ import {
   maskOf,
   waitDescriptor,
 } from './layouts.ts';
-import { LruCaches, type LruShape } from './lru-caches.ts';
 import { type Access, DescriptorType, REGISTER_WORDS, Register } from './registers.ts';
-import type { TranslationCaches } from './translation-caches.ts';
 import { entryFrame } from './walk.ts';
 
 const ENABLE = maskOf(globalCommand, 'translationEnable');

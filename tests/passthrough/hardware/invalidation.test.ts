@@ -3,8 +3,8 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
+import { sourceMatches } from '../../../passthrough/hardware/caches/lru-caches.ts';
 import { Register } from '../../../passthrough/hardware/index.ts';
-import { sourceMatches } from '../../../passthrough/hardware/lru-caches.ts';
 import {
   answers,
   type ContextInvalidation,

@@ -9,13 +9,13 @@
 // first dfn). A role is held by links: the entries, current or retained, that lead to the frame in that role. A table
 // page that was unhooked, even freed and handed out again, keeps its role while a retained upper entry leads to it.
 
-import type { Mfn } from '../../machine/frame-number.ts';
-import type { FrameTable, FrameWatcher } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable, FrameWatcher } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from '../walk.ts';
 import { MaySet } from './may-set.ts';
 import { RoleTable } from './role-table.ts';
 import type { TranslationObserver } from './translation-caches.ts';
-import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from './walk.ts';
 
 /** Levels beyond the page tables: what a role or a retained value stands for. */
 export const ROOT_TABLE = 8;

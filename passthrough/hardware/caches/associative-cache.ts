@@ -1,6 +1,6 @@
 // Not architectural. A set-associative cache in the heap: three key words, four value words, and a replacement rule.
 
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../../machine/heap.ts';
 
 /** How a full set makes room. `random` is a seeded xorshift, part of the state. */
 export type Replacement = 'lru' | 'fifo' | 'random';

@@ -1,6 +1,6 @@
 // What a unit remembers of its tables. Not architectural: two profiles answer differently (docs/hardware-axioms.md).
 
-import type { Access } from './registers.ts';
+import type { Access } from '../registers.ts';
 
 /**
  * Told when a cached leaf comes to exist beside the tables, and when it, or a part of it, is gone.

@@ -1,14 +1,14 @@
 // Not architectural. The profile `lru`: a cache of a given size that holds what the device used last (for costs).
 
-import { alignDown, pagesOf } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
-import { highWord } from '../../machine/wide.ts';
+import { alignDown, pagesOf } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap.ts';
+import { highWord } from '../../../machine/wide.ts';
+import type { Capabilities } from '../capabilities.ts';
+import { Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, TableWalker, TranslationType, tableIndex } from '../walk.ts';
 import { AssociativeCache, CACHE_VALUE, type CacheShape } from './associative-cache.ts';
-import type { Capabilities } from './capabilities.ts';
-import { Access, ContextGranularity, FaultReason, IotlbGranularity } from './registers.ts';
 import type { TranslationCaches, TranslationObserver } from './translation-caches.ts';
-import { ENTRY_PERMISSIONS, entryFrame, entryPages, TableWalker, TranslationType, tableIndex } from './walk.ts';
 
 /** Sizes of a unit's caches. Paging-structure caches are named by the level whose entries they hold: 2, 3, 4. */
 export interface LruShape {

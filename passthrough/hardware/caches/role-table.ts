@@ -1,11 +1,11 @@
 // Not architectural. Which frames a unit may walk through, and as what: the roles that the adversary keeps.
 
-import { HypervisorBug } from '../../machine/errors.ts';
-import type { Mfn } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
-import { Pool } from '../../machine/pool.ts';
-import { highWord } from '../../machine/wide.ts';
+import { HypervisorBug } from '../../../machine/errors.ts';
+import type { Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap.ts';
+import { Pool } from '../../../machine/pool.ts';
+import { highWord } from '../../../machine/wide.ts';
 
 const FRAME = 0;
 const TAG = 1;

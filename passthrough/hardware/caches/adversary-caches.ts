@@ -1,13 +1,10 @@
 // Not architectural. One unit of the profile `adversary`: what it may answer, and what each invalidation takes from
 // that. The may-sets themselves are shared by all units: adversary.ts.
 
-import { alignDown, pagesOf } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap.ts';
-import { type AdversarialUnit, type Adversary, CONTEXT_TABLE, ROOT_SEEN, ROOT_TABLE, type Scope } from './adversary.ts';
-import type { Capabilities } from './capabilities.ts';
-import { sourceMatches } from './lru-caches.ts';
-import { type Access, ContextGranularity, FaultReason, IotlbGranularity } from './registers.ts';
-import type { TranslationCaches, TranslationObserver } from './translation-caches.ts';
+import { alignDown, pagesOf } from '../../../machine/frame-number.ts';
+import type { Heap } from '../../../machine/heap.ts';
+import type { Capabilities } from '../capabilities.ts';
+import { type Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';
 import {
   ENTRY_PERMISSIONS,
   ENTRY_RESERVED,
@@ -17,7 +14,10 @@ import {
   TableWalker,
   TranslationType,
   tableIndex,
-} from './walk.ts';
+} from '../walk.ts';
+import { type AdversarialUnit, type Adversary, CONTEXT_TABLE, ROOT_SEEN, ROOT_TABLE, type Scope } from './adversary.ts';
+import { sourceMatches } from './lru-caches.ts';
+import type { TranslationCaches, TranslationObserver } from './translation-caches.ts';
 
 /** One thing that a device may get when it asks: a frame with these rights, or a fault. */
 export interface MayTranslation {

@@ -3,10 +3,10 @@
 // A record is (unit, did, level, first dfn, pages, value). Leaves of level 1 are found by hash, all others lie on a
 // short list per (unit, did). A superpage may be cached in fragments, so an invalidation of a part leaves the rest.
 
-import { mix32 } from '../../machine/fingerprint.ts';
-import type { Heap } from '../../machine/heap.ts';
-import { Pool } from '../../machine/pool.ts';
-import { highWord } from '../../machine/wide.ts';
+import { mix32 } from '../../../machine/fingerprint.ts';
+import type { Heap } from '../../../machine/heap.ts';
+import { Pool } from '../../../machine/pool.ts';
+import { highWord } from '../../../machine/wide.ts';
 
 const LEVEL = 0;
 const TAG = 1;
