@@ -19,12 +19,12 @@ import { ControlState, type DeviceControl, type DomainControl } from './control.
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
 import { createDomain } from './domain-builder.ts';
-import { HostMappingTables } from './host-mappings.ts';
+import { HostMappingTables } from './memory/host-mappings.ts';
+import { P2mType } from './memory/p2m.ts';
 import type { MapElementResult, Op, OpResult } from './op.ts';
 import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
 import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
-import { P2mType } from './p2m.ts';
 import { makeParts, type Parts } from './parts.ts';
 import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './vcpu-ops.ts';
 

@@ -14,9 +14,9 @@ import {
   IommuDriver,
   VtdUnit,
 } from '../passthrough/index.ts';
+import { P2m } from './memory/p2m.ts';
+import { PvWindows } from './memory/pv-window.ts';
 import { type MachineConfig, unitCapabilities } from './options.ts';
-import { P2m } from './p2m.ts';
-import { PvWindows } from './pv-window.ts';
 
 export interface Parts {
   readonly heap: Heap;

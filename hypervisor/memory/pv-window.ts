@@ -1,10 +1,10 @@
 // Where a PV domain maps grants: L1 page tables of its own, in frames that it owns. xen: create_grant_pv_mapping.
 
-import { GNTMAP } from '../grant/index.ts';
-import type { Mfn } from '../machine/frame-number.ts';
-import { type FrameTable, FrameType } from '../machine/frame-table.ts';
-import type { Heap } from '../machine/heap.ts';
-import type { Domid } from '../machine/ids.ts';
+import { GNTMAP } from '../../grant/index.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
+import { type FrameTable, FrameType } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap.ts';
+import type { Domid } from '../../machine/ids.ts';
 
 /** Virtual address of the first page of every PV domain's window. */
 export const PV_WINDOW_BASE = 0x4000000000;

@@ -1,11 +1,11 @@
 // Where grants are mapped for the processor: the answer to the grant tables' port.
 
-import { GNTMAP, type HostMappings } from '../grant/index.ts';
-import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
-import type { Domid, Vcpu } from '../machine/ids.ts';
-import type { DomainControl } from './control.ts';
+import { GNTMAP, type HostMappings } from '../../grant/index.ts';
+import type { Dfn, Gfn, Mfn } from '../../machine/frame-number.ts';
+import type { Domid, Vcpu } from '../../machine/ids.ts';
+import type { DomainControl } from '../control.ts';
+import type { Parts } from '../parts.ts';
 import { P2mType, p2mDeviceRights } from './p2m.ts';
-import type { Parts } from './parts.ts';
 
 export class HostMappingTables implements HostMappings {
   readonly #parts: Parts;
