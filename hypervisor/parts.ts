@@ -38,18 +38,7 @@ export function makeParts(config: MachineConfig): Parts {
   const heap = new Heap();
   const { domains, vcpus } = config;
   const clock = new Clock(heap);
-  // Head and tail of each unit's queue; the queue itself counts relative to them.
-  const queues = heap.reserve('invalidation queue positions', Math.max(1, config.units.length) * 2, {
-    kind: 'unhashed',
-  }).base;
-  const frames = new FrameTable(heap, {
-    frames: config.frames,
-    privateFrames: config.units.length,
-    ring: (unit) => {
-      const head = heap.words[queues + unit * 2]!;
-      return { head, count: (heap.words[queues + unit * 2 + 1]! - head + 256) % 256 };
-    },
-  });
+  const frames = new FrameTable(heap, { frames: config.frames, privateFrames: config.units.length });
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map((description) =>
     'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description)),
@@ -71,7 +60,6 @@ export function makeParts(config: MachineConfig): Parts {
       dma,
       registers,
       capabilities: decodeCapabilities(registers),
-      queueIndexWords: queues + index * 2,
       caches: adversary
         ? { adversary }
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },

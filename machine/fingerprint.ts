@@ -18,7 +18,7 @@ export function fingerprint(heap: Heap, text: string): string {
   let low = 0;
   let high = 0;
   heap.counted((segment, place, value) => {
-    const where = mix32(place ^ Math.imul(segment.base + 1, 0x9e3779b1));
+    const where = mix32(place ^ Math.imul(segment.index + 1, 0x9e3779b1));
     low ^= mix32(value ^ where);
     high ^= mix32(Math.imul(value, 0x27d4eb2f) + where);
   });

@@ -56,9 +56,13 @@ export class FrameTable {
 
   constructor(
     heap: Heap,
-    options: { readonly frames: number; readonly privateFrames: number; readonly ring: RingFrames },
+    options: {
+      readonly frames: number;
+      /** How many private frames will be added. */
+      readonly privateFrames: number;
+    },
   ) {
-    const { frames, privateFrames, ring } = options;
+    const { frames, privateFrames } = options;
     if (!Number.isInteger(frames) || frames < 1 || frames > FRAME_MAX)
       throw new RangeError(`frames ${frames}: expected at least 1`);
     this.frames = frames;
@@ -67,13 +71,11 @@ export class FrameTable {
     this.#free = new FreeSet(heap, 'frames in use', frames);
     heap.reserveBlocks('contents', frames);
     this.privateBase = frames;
-    heap.reserveBlocks('invalidation queues', privateFrames, {
-      kind: 'ring',
-      rings: privateFrames,
-      ringWords: PAGE_WORDS,
-      recordWords: 4,
-      window: ring,
-    });
+  }
+
+  /** Makes 1024 words that somebody keeps the content of the next private frame. */
+  addPrivate(words: Uint32Array): Mfn {
+    return this.#heap.adoptBlock(words) as Mfn;
   }
 
   /** Whether reads and writes of this frame reach memory: RAM or the hypervisor's own frames. */
@@ -223,6 +225,3 @@ export class FrameTable {
     if (watched) this.#watcher?.afterWrite(frame, entry * 4, 4);
   }
 }
-
-/** Live window of the ring that a private frame holds. */
-export type RingFrames = (ring: number) => { readonly head: number; readonly count: number };

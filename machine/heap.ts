@@ -2,14 +2,20 @@
 //
 // Segments of fixed size lie one after another in `words`. What grows, the contents of frames, lies in `blocks` of
 // 1024 words each; a block that was never written is the shared block of zeros. Reads go straight to the arrays; every
-// write goes through `write` or `writeBlock`, which log the old word while a mark is outstanding. A segment declares
-// how its words count towards the identity of a state.
+// write goes through `write` and its like, which log the old word while a mark is outstanding.
+//
+// What is small and changes all the time (operations in flight, caches, counters) lies in transient arrays: their
+// owners write them directly, and a mark keeps a copy of as much of them as is in use.
+//
+// A segment declares how its words count towards the identity of a state.
 
 const BLOCK_SHIFT = 10;
 const BLOCK_WORDS = 1 << BLOCK_SHIFT;
 const BLOCK_MASK = BLOCK_WORDS - 1;
-/** Addresses from here on are those of words in blocks. */
-const BLOCKS_BASE = 2 ** 31;
+/** A machine has fewer words than this of either kind, so that every address is a small integer of the engine. */
+const WORDS_MAX = 2 ** 31;
+/** In the undo log: the word lies in a block. */
+const IN_BLOCK = 0x80000000;
 
 /** A moment in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
 export type Mark = number & { readonly [markKind]: true };
@@ -51,10 +57,28 @@ export type SegmentIdentity =
 
 export interface Segment {
   readonly name: string;
-  /** Address of the first word. */
+  /** Its number in the order of reservation. */
+  readonly index: number;
+  /** Where its words lie: the array; null for those in blocks. */
+  readonly array: 'words' | 'blocks' | Uint32Array;
+  /** Place of the first word in the array; in blocks 1024 times the block plus the word in it. */
   readonly base: number;
   readonly words: number;
   readonly identity: SegmentIdentity;
+}
+
+/** A part of a transient array. */
+export interface TransientPart {
+  readonly name: string;
+  readonly words: number;
+  /** `exact` where none is given. */
+  readonly identity?: SegmentIdentity;
+}
+
+/** A transient array; the first `extent()` words of it are in use, the others never read before they are written. */
+interface Transient {
+  readonly words: Uint32Array;
+  readonly extent: () => number;
 }
 
 /** A word that fingerprints and diffs see: its place within a segment, and its value. */
@@ -76,6 +100,13 @@ export class Heap {
   /** Outstanding marks, oldest first, and where the log stood at each. */
   #marks: Mark[] = [];
   #positions: number[] = [];
+  readonly #transients: Transient[] = [];
+  /** Blocks that are part of a transient array. */
+  readonly #adopted = new Set<number>();
+  /** Copies of the transient arrays, each after its extent, mark after mark; and where each mark's begin. */
+  #copies = new Uint32Array(1 << 8);
+  #copied = 0;
+  #copyPositions: number[] = [];
   #nextMark = 1;
   #logging = false;
 
@@ -91,23 +122,52 @@ export class Heap {
   reserve(name: string, words: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
     const base = this.#size;
     this.#size += words;
-    if (this.#size > BLOCKS_BASE)
+    if (this.#size > WORDS_MAX)
       throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit`);
     if (this.#size > this.words.length) {
       const longer = new Uint32Array(Math.max(this.#size, this.words.length * 2));
       longer.set(this.words);
       this.words = longer;
     }
-    return this.#add({ name, base, words, identity });
+    return this.#add({ name, index: this.#segments.length, array: 'words', base, words, identity });
   }
 
   /** Reserves blocks of 1024 words that cost memory only once they are written. Block numbers go on from the last. */
   reserveBlocks(name: string, blocks: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
-    const base = BLOCKS_BASE + this.blocks.length * BLOCK_WORDS;
-    if (base + blocks * BLOCK_WORDS > 2 * BLOCKS_BASE)
+    const base = this.blocks.length * BLOCK_WORDS;
+    if (base + blocks * BLOCK_WORDS > WORDS_MAX)
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
     for (let block = 0; block < blocks; block += 1) this.blocks.push(zeros);
-    return this.#add({ name, base, words: blocks * BLOCK_WORDS, identity });
+    return this.#add({
+      name,
+      index: this.#segments.length,
+      array: 'blocks',
+      base,
+      words: blocks * BLOCK_WORDS,
+      identity,
+    });
+  }
+
+  /**
+   * Reserves a zeroed array that its owner writes directly, its parts one after another. A mark copies its first
+   * `extent()` words, which may depend on nothing but the array.
+   */
+  reserveTransient(parts: readonly TransientPart[], extent?: (words: Uint32Array) => number): Uint32Array {
+    const array = new Uint32Array(parts.reduce((sum, part) => sum + part.words, 0));
+    let base = 0;
+    for (const { name, words, identity } of parts) {
+      this.#add({ name, index: this.#segments.length, array, base, words, identity: identity ?? { kind: 'exact' } });
+      base += words;
+    }
+    this.#transients.push({ words: array, extent: extent ? () => extent(array) : () => array.length });
+    return array;
+  }
+
+  /** Makes 1024 words of a transient array the next block. @returns its number. */
+  adoptBlock(words: Uint32Array): number {
+    if (words.length !== BLOCK_WORDS) throw new RangeError(`a block of ${words.length} words: expected ${BLOCK_WORDS}`);
+    this.#adopted.add(this.blocks.length);
+    return this.blocks.push(words) - 1;
   }
 
   #add(segment: Segment): Segment {
@@ -119,45 +179,57 @@ export class Heap {
     return this.#segments;
   }
 
-  /** The word at an address, of either kind. */
-  read(address: number): number {
-    if (address < BLOCKS_BASE) return this.words[address]!;
-    return this.blocks[(address - BLOCKS_BASE) >>> BLOCK_SHIFT]![address & BLOCK_MASK]!;
+  /** Word `place` of a segment of either kind. */
+  read(segment: Segment, place: number): number {
+    const { array } = segment;
+    const at = segment.base + place;
+    if (array === 'words') return this.words[at]!;
+    return array === 'blocks' ? this.blocks[at >>> BLOCK_SHIFT]![at & BLOCK_MASK]! : array[at]!;
   }
 
   /** Writes a word of a fixed segment. `value` is taken modulo 2^32. */
   write(address: number, value: number): void {
     const { words } = this;
-    if (this.#logging) {
-      const old = words[address]!;
-      if (old === value >>> 0) return;
-      const at = this.#logged;
-      if (at === this.#log.length) this.#growLog();
-      this.#log[at] = address;
-      this.#log[at + 1] = old;
-      this.#logged = at + 2;
-    }
+    const old = words[address]! | 0;
+    if (old === (value | 0)) return;
+    if (this.#logging === true) this.#record(address, old);
     words[address] = value;
+  }
+
+  /** Writes two words that follow one another. */
+  write2(address: number, first: number, second: number): void {
+    this.write(address, first);
+    this.write(address + 1, second);
+  }
+
+  /** Writes three words that follow one another. */
+  write3(address: number, first: number, second: number, third: number): void {
+    this.write(address, first);
+    this.write(address + 1, second);
+    this.write(address + 2, third);
   }
 
   /** Writes a word of a block. */
   writeBlock(block: number, word: number, value: number): void {
-    let words = this.blocks[block]!;
-    const old = words[word]!;
-    if (old === value >>> 0) return;
-    if (this.#logging) this.#record(BLOCKS_BASE + block * BLOCK_WORDS + word, old);
-    if (words === zeros) {
-      words = new Uint32Array(BLOCK_WORDS);
-      this.blocks[block] = words;
-    }
-    words[word] = value;
+    const words = this.blocks[block]!;
+    const old = words[word]! | 0;
+    if (old === (value | 0)) return;
+    if (this.#logging === true) this.#record(IN_BLOCK | (block << BLOCK_SHIFT) | word, old);
+    (words === zeros ? this.#ownBlock(block) : words)[word] = value;
+  }
+
+  #ownBlock(block: number): Uint32Array {
+    const words = new Uint32Array(BLOCK_WORDS);
+    this.blocks[block] = words;
+    return words;
   }
 
   #record(address: number, old: number): void {
     const at = this.#logged;
     if (at === this.#log.length) this.#growLog();
-    this.#log[at] = address;
-    this.#log[at + 1] = old;
+    const log = this.#log;
+    log[at] = address | 0;
+    log[at + 1] = old;
     this.#logged = at + 2;
   }
 
@@ -167,46 +239,84 @@ export class Heap {
     this.#log = grown;
   }
 
-  /** Remembers this moment. O(1). From now on old words are logged, until every mark is released. */
+  /**
+   * Remembers this moment, in time that depends on what is in flight only. From now on old words are logged, until
+   * every mark is released.
+   */
   mark(): Mark {
     const mark = this.#nextMark as Mark;
     this.#nextMark += 1;
     this.#marks.push(mark);
     this.#positions.push(this.#logged);
+    this.#copyPositions.push(this.#copied);
+    for (const { words, extent } of this.#transients) this.#copy(words, extent());
     this.#logging = true;
     return mark;
   }
 
+  #copy(words: Uint32Array, extent: number): void {
+    const at = this.#copied;
+    const end = at + 1 + extent;
+    if (end > this.#copies.length) {
+      const longer = new Uint32Array(Math.max(end, this.#copies.length * 2));
+      longer.set(this.#copies);
+      this.#copies = longer;
+    }
+    const copies = this.#copies;
+    copies[at] = extent;
+    if (extent > 64) copies.set(words.subarray(0, extent), at + 1);
+    else for (let word = 0; word < extent; word += 1) copies[at + 1 + word] = words[word]!;
+    this.#copied = end;
+  }
+
+  /** What was in use before and is not now reads as zeros. */
+  #restoreTransients(from: number): void {
+    let at = from;
+    for (const { words, extent } of this.#transients) {
+      const kept = this.#copies[at]!;
+      const now = extent();
+      if (now > kept) words.fill(0, kept, now);
+      for (let word = 0; word < kept; word += 1) words[word] = this.#copies[at + 1 + word]!;
+      at += 1 + kept;
+    }
+    this.#copied = at;
+  }
+
   /** Undoes every write since the mark, which stays valid. Marks taken after it are gone. O(words written since). */
   rollback(mark: Mark): void {
-    const position = this.#dropMarksAfter(mark);
+    const index = this.#dropMarksAfter(mark);
+    const position = this.#positions[index]!;
     this.jumps += 1;
+    this.#restoreTransients(this.#copyPositions[index]!);
     const log = this.#log;
     for (let at = this.#logged - 2; at >= position; at -= 2) {
       const address = log[at]!;
-      if (address < BLOCKS_BASE) this.words[address] = log[at + 1]!;
-      else this.blocks[(address - BLOCKS_BASE) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
+      if ((address & IN_BLOCK) === 0) this.words[address] = log[at + 1]!;
+      else this.blocks[(address & ~IN_BLOCK) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
     }
     this.#logged = position;
   }
 
   /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */
   release(mark: Mark): void {
-    this.#dropMarksAfter(mark);
+    const index = this.#dropMarksAfter(mark);
+    this.#copied = this.#copyPositions[index]!;
     this.#marks.pop();
     this.#positions.pop();
+    this.#copyPositions.pop();
     if (this.#marks.length > 0) return;
     this.#logging = false;
     this.#logged = 0;
   }
 
-  /** @returns where the log stood at the mark. */
+  /** @returns the mark's place among those outstanding. */
   #dropMarksAfter(mark: Mark): number {
     const index = this.#marks.indexOf(mark);
     if (index < 0) throw new TypeError('this mark was released, or rolled back past');
     this.#marks.length = index + 1;
     this.#positions.length = index + 1;
-    return this.#positions[index]!;
+    this.#copyPositions.length = index + 1;
+    return index;
   }
 
   /** Words written since the mark (each entry of the undo log is one). */
@@ -218,8 +328,11 @@ export class Heap {
   segmentsSince(mark: Mark): ReadonlySet<string> {
     const names = new Set<string>();
     for (let at = this.#positions[this.#marks.indexOf(mark)]!; at < this.#logged; at += 2) {
-      const address = this.#log[at]!;
-      const segment = this.#segments.find(({ base, words }) => address >= base && address < base + words);
+      const inBlocks = (this.#log[at]! & IN_BLOCK) !== 0;
+      const address = this.#log[at]! & ~IN_BLOCK;
+      const segment = this.#segments.find(
+        (of) => of.array === (inBlocks ? 'blocks' : 'words') && address >= of.base && address < of.base + of.words,
+      );
       if (segment) names.add(segment.name);
     }
     return names;
@@ -232,9 +345,14 @@ export class Heap {
     }
     this.jumps += 1;
     this.words.set(other.words.subarray(0, other.#size));
-    for (const [block, words] of other.blocks.entries()) this.blocks[block] = words === zeros ? zeros : words.slice();
+    for (const [block, words] of other.blocks.entries()) {
+      if (!this.#adopted.has(block)) this.blocks[block] = words === zeros ? zeros : words.slice();
+    }
+    for (const [at, { words }] of this.#transients.entries()) words.set(other.#transients[at]!.words);
     this.#marks = [];
     this.#positions = [];
+    this.#copyPositions = [];
+    this.#copied = 0;
     this.#logging = false;
     this.#logged = 0;
   }
@@ -258,14 +376,14 @@ export class Heap {
   }
 
   #countExact(segment: Segment, visit: CountedWord): void {
-    if (segment.base < BLOCKS_BASE) {
+    if (segment.array !== 'blocks') {
       for (let place = 0; place < segment.words; place += 1) {
-        const value = this.words[segment.base + place]!;
+        const value = this.read(segment, place);
         if (value !== 0) visit(segment, place, value);
       }
       return;
     }
-    const first = (segment.base - BLOCKS_BASE) >>> BLOCK_SHIFT;
+    const first = segment.base >>> BLOCK_SHIFT;
     for (let block = 0; block < segment.words >>> BLOCK_SHIFT; block += 1) {
       const words = this.blocks[first + block]!;
       if (words === zeros) continue;
@@ -275,9 +393,9 @@ export class Heap {
 
   #countSlots(segment: Segment, recordWords: number, visit: CountedWord): void {
     for (let record = 0; record + recordWords <= segment.words; record += recordWords) {
-      if (this.words[segment.base + record] === 0) continue;
+      if (this.read(segment, record) === 0) continue;
       for (let w = 0; w < recordWords; w += 1) {
-        const value = this.words[segment.base + record + w]!;
+        const value = this.read(segment, record + w);
         if (value !== 0) visit(segment, record + w, value);
       }
     }
@@ -290,17 +408,18 @@ export class Heap {
     for (let r = 0; r < ring.rings; r += 1) {
       const { head, count } = ring.window(r);
       for (let i = 0; i < count; i += 1) {
-        const record = segment.base + r * ringWords + ((head + i) % capacity) * recordWords;
+        const record = r * ringWords + ((head + i) % capacity) * recordWords;
         const place = r * ringWords + i * recordWords;
         // A live record of zeros is not the same as no record.
         visit(segment, segment.words + r * capacity + i, 1);
         for (let w = 0; w < recordWords; w += 1) {
           if (time && (w === time.offset || w === time.offset + 1)) continue;
-          const value = this.read(record + w);
+          const value = this.read(segment, record + w);
           if (value !== 0) visit(segment, place + w, value);
         }
         if (time) {
-          const at = this.read(record + time.offset) + this.read(record + time.offset + 1) * 0x100000000;
+          const high = this.read(segment, record + time.offset + 1);
+          const at = this.read(segment, record + time.offset) + high * 0x100000000;
           visit(segment, place + time.offset, (now - at) >>> 0);
         }
       }
@@ -311,8 +430,8 @@ export class Heap {
     const records: number[][] = [];
     for (let slot = 0; slot < pool.slots(); slot += 1) {
       const at = segment.base + slot * pool.recordWords;
-      if (this.read(at) === 0) continue;
-      const words = Array.from({ length: pool.countedWords }, (_, w) => this.read(at + w));
+      if (this.words[at] === 0) continue;
+      const words = Array.from({ length: pool.countedWords }, (_, w) => this.words[at + w]!);
       if (pool.extra) words.push(pool.extra(at));
       records.push(words);
     }

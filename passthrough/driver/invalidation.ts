@@ -27,7 +27,7 @@ export function hasRoom(unit: VtdUnit): boolean {
 
 function submit(frames: FrameTable, unit: VtdUnit, w0: number, w1: number, w2: number, w3: number): void {
   const tail = unit.queueTail;
-  frames.writeWideEntry(unit.queueFrame as Mfn, tail, w0, w1, w2, w3);
+  if (!unit.writeOwnQueue(tail, w0, w1, w2, w3)) frames.writeWideEntry(unit.queueFrame as Mfn, tail, w0, w1, w2, w3);
   unit.writeRegister(Register.IQT, ((tail + 1) & (QUEUE_ENTRIES - 1)) << 4);
 }
 

@@ -84,7 +84,7 @@ export class IommuDriver {
     unit.writeRegister(Register.GCMD, GCMD_SET_ROOT);
     let sticky = 0;
     if (unit.capabilities.queuedInvalidation) {
-      const queue = this.#frames.privateBase + unit.index;
+      const queue = unit.ownQueueFrame;
       unit.writeRegister(Register.IQA, (queue << 12) >>> 0, Math.floor(queue / 0x100000));
       sticky = GCMD_QUEUE_ENABLE;
       unit.writeRegister(Register.GCMD, sticky);

@@ -39,11 +39,25 @@ const HINT = maskOf(iotlbDescriptor, 'invalidationHint');
 /** Descriptors in the queue: one frame of them. */
 export const QUEUE_ENTRIES = 256;
 
-// The unit's own state beside its registers.
-const HELD = 0; // 1: the words below hold an invalidation that was fetched and is not complete
-const HELD_WORDS = 1;
-const HELD_FROM = 5; // which register to answer; 0 for the queue
-const OWN_WORDS = 6;
+// Words of the unit's own, beside its registers: where the queue stands, what it did, what the status register says, an
+// invalidation that was fetched and is not complete, and the memory of the queue.
+const HEAD = 0;
+const TAIL = 1;
+const COUNTERS = 2;
+/** A command register waits for the hardware. */
+const COMMANDS = 7;
+/** As GSTS has it. */
+const STATUS = 8;
+/** The frame in the queue address register. */
+const QUEUE_FRAME = 9;
+const POSITION_WORDS = 10;
+/** 1: an invalidation is in hand. */
+const HELD = POSITION_WORDS;
+const HELD_WORDS = HELD + 1;
+/** Which register to answer; 0 for the queue. */
+const HELD_FROM = HELD + 5;
+const HELD_END = HELD + 6;
+const QUEUE = 16;
 const FROM_QUEUE = 0;
 const FROM_CONTEXT_COMMAND = 1;
 const FROM_IOTLB_COMMAND = 2;
@@ -58,8 +72,6 @@ export interface UnitOptions {
   readonly dma: DmaInFlight;
   readonly registers: CapabilityRegisters;
   readonly capabilities: Capabilities;
-  /** The private frame that holds the invalidation queue. */
-  readonly queueIndexWords: number;
   readonly caches: { readonly adversary: Adversary } | { readonly lru: LruShape };
 }
 
@@ -84,13 +96,11 @@ export class VtdUnit {
   readonly #frames: FrameTable;
   readonly #dma: DmaInFlight;
   readonly #registers: number;
-  readonly #own: number;
+  readonly #own: Uint32Array;
+  /** A frame of the hypervisor's for the invalidation queue, if the driver wishes to use it. */
+  readonly ownQueueFrame: Mfn;
   /** The root table that was set, plus 1; 0: none was. */
   readonly #root: number;
-  readonly #queue: number;
-  readonly #commands: number;
-  readonly #queueFrame: number;
-  readonly #counters: number;
   readonly #iotlbRegister: number;
 
   constructor(options: UnitOptions) {
@@ -101,16 +111,31 @@ export class VtdUnit {
     this.#heap = heap;
     this.#frames = frames;
     this.#dma = options.dma;
-    this.#queue = options.queueIndexWords;
     this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
-    this.#own = heap.reserve(`unit ${index} invalidation in hand`, OWN_WORDS, {
-      kind: 'slots',
-      recordWords: OWN_WORDS,
-    }).base;
+    this.#own = heap.reserveTransient(
+      [
+        { name: `unit ${index} positions and work`, words: POSITION_WORDS, identity: { kind: 'unhashed' } },
+        {
+          name: `unit ${index} invalidation in hand`,
+          words: HELD_END - HELD,
+          identity: { kind: 'slots', recordWords: HELD_END - HELD },
+        },
+        {
+          name: `unit ${index} queue`,
+          words: QUEUE_ENTRIES * 4,
+          identity: {
+            kind: 'ring',
+            rings: 1,
+            ringWords: QUEUE_ENTRIES * 4,
+            recordWords: 4,
+            window: () => ({ head: this.#own[HEAD]!, count: this.queued }),
+          },
+        },
+      ],
+      (own) => (own[HEAD] === own[TAIL] ? HELD_END : own.length),
+    );
+    this.ownQueueFrame = frames.addPrivate(this.#own.subarray(QUEUE));
     this.#root = heap.reserve(`unit ${index} root table`, 1).base;
-    this.#queueFrame = heap.reserve(`unit ${index} queue frame`, 1, { kind: 'unhashed' }).base;
-    this.#commands = heap.reserve(`unit ${index} commands waiting`, 1, { kind: 'unhashed' }).base;
-    this.#counters = heap.reserve(`unit ${index} work`, UNIT_COUNTERS.length, { kind: 'unhashed' }).base;
     this.#write64(Register.CAP, options.registers.cap[0], options.registers.cap[1]);
     this.#write64(Register.ECAP, options.registers.ecap[0], options.registers.ecap[1]);
     heap.write(this.#registers + (Register.VER >> 2), 0x10);
@@ -124,11 +149,11 @@ export class VtdUnit {
   }
 
   counter(name: UnitCounter): number {
-    return this.#heap.words[this.#counters + UNIT_COUNTERS.indexOf(name)]!;
+    return this.#own[COUNTERS + UNIT_COUNTERS.indexOf(name)]!;
   }
 
   #count(counter: number): void {
-    this.#heap.write(this.#counters + counter, this.#heap.words[this.#counters + counter]! + 1);
+    this.#own[COUNTERS + counter]! += 1;
   }
 
   #write64(offset: number, low: number, high: number): void {
@@ -138,8 +163,8 @@ export class VtdUnit {
 
   /** Low word of a register. */
   readLow(offset: number): number {
-    if (offset === Register.IQH) return this.#heap.words[this.#queue]! * 16;
-    if (offset === Register.IQT) return this.#heap.words[this.#queue + 1]! * 16;
+    if (offset === Register.IQH) return this.#own[HEAD]! * 16;
+    if (offset === Register.IQT) return this.#own[TAIL]! * 16;
     return this.#heap.words[this.#registers + (offset >> 2)]!;
   }
 
@@ -156,20 +181,23 @@ export class VtdUnit {
 
   /** Writes a register, with the effects that the specification gives it. `high` is ignored for 32-bit registers. */
   writeRegister(offset: number, low: number, high = 0): void {
-    if (offset === Register.IQT) return this.#heap.write(this.#queue + 1, (low >>> 4) & (QUEUE_ENTRIES - 1));
+    if (offset === Register.IQT) {
+      this.#own[TAIL] = (low >>> 4) & (QUEUE_ENTRIES - 1);
+      return;
+    }
     if (offset === Register.GCMD) return this.#globalCommand(low);
     if (offset === Register.FSTS) return this.faults.clearStatus(low);
     if (offset === Register.CAP || offset === Register.ECAP || offset === Register.IQH || offset === Register.GSTS)
       return;
     this.#write64(offset, low, high);
     if (offset === Register.CCMD || offset === this.iotlbRegister) this.#noteCommands();
-    if (offset === Register.IQA) this.#heap.write(this.#queueFrame, entryFrame(low, high));
+    if (offset === Register.IQA) this.#own[QUEUE_FRAME] = entryFrame(low, high);
   }
 
   /** Whether a command register waits for the hardware, kept in one word for {@link step} to look at. */
   #noteCommands(): void {
     const waits = this.readHigh(Register.CCMD) >>> 31 !== 0 || this.readHigh(this.iotlbRegister) >>> 31 !== 0;
-    this.#heap.write(this.#commands, Number(waits));
+    this.#own[COMMANDS] = Number(waits);
   }
 
   #globalCommand(command: number): void {
@@ -184,23 +212,24 @@ export class VtdUnit {
       after |= SET_ROOT;
     }
     if ((command & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
-      this.#heap.write(this.#queue, 0);
-      this.#heap.write(this.#queue + 1, 0);
+      this.#own[HEAD] = 0;
+      this.#own[TAIL] = 0;
     }
     this.#heap.write(status, after);
+    this.#own[STATUS] = after;
   }
 
   get translating(): boolean {
-    return (this.#heap.words[this.#registers + (Register.GSTS >> 2)]! & ENABLE) !== 0;
+    return (this.#own[STATUS]! & ENABLE) !== 0;
   }
 
   get queueEnabled(): boolean {
-    return (this.#heap.words[this.#registers + (Register.GSTS >> 2)]! & QUEUE_ENABLE) !== 0;
+    return (this.#own[STATUS]! & QUEUE_ENABLE) !== 0;
   }
 
   /** Descriptors that were submitted and not fetched. */
   get queued(): number {
-    return (this.#heap.words[this.#queue + 1]! - this.#heap.words[this.#queue]!) & (QUEUE_ENTRIES - 1);
+    return (this.#own[TAIL]! - this.#own[HEAD]!) & (QUEUE_ENTRIES - 1);
   }
 
   /**
@@ -220,7 +249,7 @@ export class VtdUnit {
 
   /** Whether the unit can act. */
   canStep(): boolean {
-    if (this.#heap.words[this.#own + HELD]! !== 0) return !this.#drainBlocks();
+    if (this.#own[HELD] !== 0) return !this.#drainBlocks();
     return this.#registerCommandPending() || (this.queueEnabled && this.queued > 0 && !this.faults.queueStopped);
   }
 
@@ -229,7 +258,7 @@ export class VtdUnit {
    * False when there is nothing to do, or a drain has to wait.
    */
   step(): boolean {
-    if (this.#heap.words[this.#own + HELD]! !== 0) {
+    if (this.#own[HELD] !== 0) {
       if (this.#drainBlocks()) return false;
       this.#complete();
       return true;
@@ -244,11 +273,11 @@ export class VtdUnit {
   }
 
   #held(word: number): number {
-    return this.#heap.words[this.#own + HELD_WORDS + word]!;
+    return this.#own[HELD_WORDS + word]!;
   }
 
   #registerCommandPending(): boolean {
-    return this.#heap.words[this.#commands] !== 0;
+    return this.#own[COMMANDS] !== 0;
   }
 
   /** Register commands become the descriptor that says the same, so that both paths end in one place. VT-d 6.5.1. */
@@ -280,23 +309,24 @@ export class VtdUnit {
   }
 
   #hold(words: readonly number[], from: number): void {
-    this.#heap.write(this.#own + HELD, 1);
-    for (let i = 0; i < 4; i += 1) this.#heap.write(this.#own + HELD_WORDS + i, words[i]!);
-    this.#heap.write(this.#own + HELD_FROM, from);
+    const own = this.#own;
+    own[HELD] = 1;
+    for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = words[i]!;
+    own[HELD_FROM] = from;
     this.caches.fetchInvalidation();
   }
 
   #fetchDescriptor(): void {
-    const heap = this.#heap;
-    const head = heap.words[this.#queue]!;
-    const queue = heap.blocks[this.queueFrame]!;
+    const own = this.#own;
+    const head = own[HEAD]!;
+    const queue = this.#heap.blocks[own[QUEUE_FRAME]!]!;
     const at = head * 4;
     const type = queue[at]! & 0xf;
     const hasScope = ((queue[at]! >>> 4) & 3) !== 0;
     if (hasScope && (type === DescriptorType.context || type === DescriptorType.iotlb)) {
-      heap.write(this.#own + HELD, 1);
-      for (let i = 0; i < 4; i += 1) heap.write(this.#own + HELD_WORDS + i, queue[at + i]!);
-      heap.write(this.#own + HELD_FROM, FROM_QUEUE);
+      own[HELD] = 1;
+      for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = queue[at + i]!;
+      own[HELD_FROM] = FROM_QUEUE;
       this.caches.fetchInvalidation();
     } else if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
@@ -306,7 +336,7 @@ export class VtdUnit {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
       return this.faults.queueError();
     }
-    heap.write(this.#queue, (head + 1) & (QUEUE_ENTRIES - 1));
+    own[HEAD] = (head + 1) & (QUEUE_ENTRIES - 1);
   }
 
   #writeStatus(data: number, low: number, high: number): void {
@@ -316,12 +346,24 @@ export class VtdUnit {
 
   /** Frame that the queue lies in, from the queue address register. */
   get queueFrame(): number {
-    return this.#heap.words[this.#queueFrame]!;
+    return this.#own[QUEUE_FRAME]!;
   }
 
   /** Slot of the queue that the tail register names: where the next descriptor goes. */
   get queueTail(): number {
-    return this.#heap.words[this.#queue + 1]!;
+    return this.#own[TAIL]!;
+  }
+
+  /** Writes a slot of the queue, if the queue lies in the unit's own frame. */
+  writeOwnQueue(slot: number, w0: number, w1: number, w2: number, w3: number): boolean {
+    const own = this.#own;
+    if (own[QUEUE_FRAME] !== this.ownQueueFrame) return false;
+    const at = QUEUE + slot * 4;
+    own[at] = w0;
+    own[at + 1] = w1;
+    own[at + 2] = w2;
+    own[at + 3] = w3;
+    return true;
   }
 
   #drainBlocks(): boolean {
@@ -350,12 +392,12 @@ export class VtdUnit {
       this.#count(granularity);
     }
     this.#answer(granularity);
-    this.#heap.write(this.#own + HELD, 0);
+    this.#own[HELD] = 0;
   }
 
   /** Register path: clears the command bit and reports the granularity performed. VT-d 6.5.1. */
   #answer(granularity: number): void {
-    const from = this.#heap.words[this.#own + HELD_FROM]!;
+    const from = this.#own[HELD_FROM]!;
     if (from === FROM_CONTEXT_COMMAND) {
       const high = this.readHigh(Register.CCMD);
       this.#write64(Register.CCMD, this.readLow(Register.CCMD), ((high & 0x67ffffff) | (granularity << 27)) >>> 0);

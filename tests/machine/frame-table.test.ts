@@ -11,7 +11,7 @@ import { domid } from '../../machine/ids.ts';
 const [ALICE, BOB] = [domid(1), domid(2)];
 
 function makeFrames(count = 8): FrameTable {
-  return new FrameTable(new Heap(), { frames: count, privateFrames: 1, ring: () => ({ head: 0, count: 0 }) });
+  return new FrameTable(new Heap(), { frames: count, privateFrames: 1 });
 }
 
 function allocated(): { readonly frames: FrameTable; readonly frame: Mfn } {

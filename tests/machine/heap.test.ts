@@ -14,7 +14,7 @@ function makeHeap(): { readonly heap: Heap; readonly base: number } {
   return { heap, base };
 }
 
-const contents = (heap: Heap, base: number) => Array.from({ length: WORDS }, (_, at) => heap.read(base + at));
+const contents = (heap: Heap, base: number) => Array.from({ length: WORDS }, (_, at) => heap.words[base + at]!);
 
 describe('segments', () => {
   test('begin as zeros, lie apart and leave out address 0', () => {
@@ -24,11 +24,11 @@ describe('segments', () => {
     for (const [at, segment] of segments.entries()) {
       expect(segment.base).toBeGreaterThan(0);
       for (const other of segments.slice(at + 1)) expect(segment.base + segment.words).toBeLessThanOrEqual(other.base);
-      expect(heap.read(segment.base) | heap.read(segment.base + segment.words - 1)).toBe(0);
+      expect(heap.words[segment.base]! | heap.words[segment.base + segment.words - 1]!).toBe(0);
     }
     for (const segment of segments) heap.write(segment.base, 7);
     for (const segment of segments) heap.write(segment.base + segment.words - 1, 9);
-    expect(segments.slice(1).map((segment) => heap.read(segment.base))).toEqual([7, 7, 7, 7]);
+    expect(segments.slice(1).map((segment) => heap.words[segment.base]!)).toEqual([7, 7, 7, 7]);
     expect(heap.segments.slice(-5)).toEqual(segments);
   });
 
@@ -40,7 +40,7 @@ describe('segments', () => {
     const { heap, base } = makeHeap();
     heap.write(base + 3, 77);
     heap.reserve('later', 100_000);
-    expect(heap.read(base + 3)).toBe(77);
+    expect(heap.words[base + 3]!).toBe(77);
   });
 });
 
@@ -52,7 +52,7 @@ test('a word is what was written modulo 2^32', () => {
     [2 ** 40 + 2 ** 31, 2 ** 31],
   ] as const) {
     heap.write(base, value);
-    expect(heap.read(base)).toBe(word);
+    expect(heap.words[base]!).toBe(word);
   }
 });
 
@@ -64,7 +64,7 @@ describe('marks', () => {
     for (const value of [2, 3]) {
       heap.write(base, value);
       heap.rollback(mark);
-      expect(heap.read(base)).toBe(1);
+      expect(heap.words[base]!).toBe(1);
     }
   });
 
@@ -75,9 +75,9 @@ describe('marks', () => {
     const inner = heap.mark();
     heap.write(base, 2);
     heap.rollback(inner);
-    expect(heap.read(base)).toBe(1);
+    expect(heap.words[base]!).toBe(1);
     heap.rollback(outer);
-    expect(heap.read(base)).toBe(0);
+    expect(heap.words[base]!).toBe(0);
     expect(() => heap.rollback(inner)).toThrow(TypeError);
   });
 
@@ -88,10 +88,10 @@ describe('marks', () => {
     const inner = heap.mark();
     heap.write(base, 2);
     heap.release(inner);
-    expect(heap.read(base)).toBe(2);
+    expect(heap.words[base]!).toBe(2);
     expect(() => heap.rollback(inner)).toThrow(TypeError);
     heap.rollback(outer);
-    expect(heap.read(base)).toBe(0);
+    expect(heap.words[base]!).toBe(0);
   });
 
   test('of the outside released take those inside with them', () => {
@@ -102,7 +102,7 @@ describe('marks', () => {
     heap.release(outer);
     expect(() => heap.rollback(inner)).toThrow(TypeError);
     heap.write(base, 5);
-    expect(heap.read(base)).toBe(5);
+    expect(heap.words[base]!).toBe(5);
   });
 
   test('count the words written since, each change once', () => {
@@ -122,7 +122,7 @@ describe('marks', () => {
     const mark = heap.mark();
     for (let at = 0; at < 20_000; at += 1) heap.write(base + at, at + 1);
     heap.rollback(mark);
-    for (let at = 0; at < 20_000; at += 997) expect(heap.read(base + at)).toBe(0);
+    for (let at = 0; at < 20_000; at += 997) expect(heap.words[base + at]!).toBe(0);
   });
 });
 
@@ -190,9 +190,9 @@ describe('a copy', () => {
     expect(contents(two.heap, two.base)).toEqual(contents(one.heap, one.base));
     expect(fingerprint(two.heap, 'x')).toBe(fingerprint(one.heap, 'x'));
     two.heap.write(two.base + 5, 51);
-    expect(one.heap.read(one.base + 5)).toBe(50);
+    expect(one.heap.words[one.base + 5]!).toBe(50);
     one.heap.write(one.base + 7, 70);
-    expect(two.heap.read(two.base + 7)).toBe(0);
+    expect(two.heap.words[two.base + 7]!).toBe(0);
   });
 
   test('is refused between heaps of different machines', () => {

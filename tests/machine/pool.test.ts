@@ -31,7 +31,7 @@ describe('a pool', () => {
     const records = [take(), take(), take()];
     pool.put(records[0]!);
     pool.put(records[2]!);
-    expect(heap.read(records[0]!)).toBe(0);
+    expect(heap.words[records[0]!]!).toBe(0);
     expect([take(), take()]).toEqual([records[2], records[0]]);
     expect(() => pool.take()).toThrow(RangeError);
   });
@@ -44,7 +44,7 @@ describe('a pool', () => {
     const others = [take(), take(), take()];
     heap.rollback(mark);
     expect(pool.slots).toBe(1);
-    expect(heap.read(first)).toBe(1);
+    expect(heap.words[first]!).toBe(1);
     expect([take(), take()]).toEqual(others.slice(1));
   });
 });

@@ -18,20 +18,24 @@ const KEY2 = 2;
 export const CACHE_VALUE = 3;
 const AGE = 7;
 
+// The header: the clock that ages are read from, the state of the random replacement, the number of live entries.
+const CLOCK = 0;
+const RANDOM = 1;
+const LIVE = 2;
+const HEADER_WORDS = 8;
+
 export class AssociativeCache {
   readonly shape: CacheShape;
   /** Called with the record of a live entry just before it is evicted or removed. */
   onDrop: ((record: number) => void) | null = null;
-  readonly #heap: Heap;
-  readonly #base: number;
+  /** All words: the header, then the records. An entry is named by the place of its record. */
+  readonly words: Uint32Array;
+  readonly #base = HEADER_WORDS;
   readonly #end: number;
   readonly #ways: number;
   readonly #setMask: number;
   /** Whether a hit makes an entry younger. */
   readonly #ages: boolean;
-  /** Word 0: the clock that ages are read from. Word 1: the state of the random replacement. */
-  readonly #clock: number;
-  readonly #live: number;
   /** Counts entries that came and went: a memo of an entry is good only while this stands still. */
   changes = 0;
   /** Where the last lookup hit: a hint that is checked, never trusted, so it need not be part of the state. */
@@ -43,14 +47,22 @@ export class AssociativeCache {
       throw new RangeError(`${name}: ${shape.entries} entries of ${shape.ways} ways: expected a power of two of sets`);
     }
     this.shape = shape;
-    this.#heap = heap;
     this.#ways = shape.ways;
     this.#setMask = sets - 1;
     this.#ages = shape.replacement === 'lru';
-    this.#base = heap.reserve(name, shape.entries * RECORD_WORDS, { kind: 'slots', recordWords: RECORD_WORDS }).base;
-    this.#end = this.#base + shape.entries * RECORD_WORDS;
-    this.#clock = heap.reserve(`${name}: clock`, 2).base;
-    this.#live = heap.reserve(`${name}: live`, 1, { kind: 'unhashed' }).base;
+    this.words = heap.reserveTransient(
+      [
+        { name: `${name}: clock`, words: LIVE },
+        { name: `${name}: live`, words: HEADER_WORDS - LIVE, identity: { kind: 'unhashed' } },
+        {
+          name,
+          words: shape.entries * RECORD_WORDS,
+          identity: { kind: 'slots', recordWords: RECORD_WORDS },
+        },
+      ],
+      (words) => (words[LIVE] === 0 ? HEADER_WORDS : words.length),
+    );
+    this.#end = this.words.length;
   }
 
   #set(key0: number, key1: number, key2: number): number {
@@ -62,7 +74,7 @@ export class AssociativeCache {
 
   /** Address of the live record with this key, now the most recently used; 0 when there is none. `key0` is never 0. */
   lookup(key0: number, key1: number, key2: number): number {
-    const { words } = this.#heap;
+    const { words } = this;
     const last = this.#lastHit;
     if (last !== 0 && words[last + KEY1] === key1 && words[last] === key0 && words[last + KEY2] === key2) {
       if (this.#ages) this.#touch(last);
@@ -79,33 +91,32 @@ export class AssociativeCache {
   }
 
   #touch(record: number): void {
-    const heap = this.#heap;
-    let now = heap.words[this.#clock]!;
-    if (now !== 0 && heap.words[record + AGE]! === now) return;
+    const { words } = this;
+    let now = words[CLOCK]!;
+    if (now !== 0 && words[record + AGE] === now) return;
     now += 1;
     if (now > 0xffffffff) {
       this.#renumber();
       now = this.shape.entries + 1;
     }
-    heap.write(this.#clock, now);
-    heap.write(record + AGE, now);
+    words[CLOCK] = now;
+    words[record + AGE] = now;
   }
 
   /** The clock is about to wrap: ages become ranks. */
   #renumber(): void {
     const live: number[] = [];
     for (let record = this.#base; record < this.#end; record += RECORD_WORDS)
-      if (this.#heap.words[record]! !== 0) live.push(record);
-    live.sort((a, b) => this.#heap.words[a + AGE]! - this.#heap.words[b + AGE]!);
-    for (const [rank, record] of live.entries()) this.#heap.write(record + AGE, rank + 1);
+      if (this.words[record] !== 0) live.push(record);
+    live.sort((a, b) => this.words[a + AGE]! - this.words[b + AGE]!);
+    for (const [rank, record] of live.entries()) this.words[record + AGE] = rank + 1;
   }
 
   /** A record with this key, its value words 0, in the place of the set's victim. The key must not be live. */
   insert(key0: number, key1: number, key2: number): number {
-    const heap = this.#heap;
     const set = this.#set(key0, key1, key2);
     const end = set + this.#ways * RECORD_WORDS;
-    const { words } = heap;
+    const { words } = this;
     let victim = set;
     for (let record = set; record < end; record += RECORD_WORDS) {
       if (words[record] === 0) {
@@ -114,32 +125,32 @@ export class AssociativeCache {
       }
       if (words[record + AGE]! < words[victim + AGE]!) victim = record;
     }
-    if (heap.words[victim]! !== 0) {
+    if (words[victim] !== 0) {
       if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
       this.onDrop?.(victim);
-    } else heap.write(this.#live, heap.words[this.#live]! + 1);
+    } else words[LIVE]! += 1;
     this.changes += 1;
-    heap.write(victim, key0);
-    heap.write(victim + KEY1, key1);
-    heap.write(victim + KEY2, key2);
+    words[victim] = key0;
+    words[victim + KEY1] = key1;
+    words[victim + KEY2] = key2;
     this.#touch(victim);
     return victim;
   }
 
   #random(): number {
-    let x = this.#heap.words[this.#clock + 1]! || 0x9e3779b9;
+    let x = this.words[RANDOM]! || 0x9e3779b9;
     x ^= x << 13;
     x ^= x >>> 17;
     x ^= x << 5;
-    this.#heap.write(this.#clock + 1, x);
+    this.words[RANDOM] = x;
     return x >>> 0;
   }
 
   remove(record: number): void {
     this.onDrop?.(record);
     this.changes += 1;
-    this.#heap.write(this.#live, this.#heap.words[this.#live]! - 1);
-    this.#heap.write(record, 0);
+    this.words[LIVE]! -= 1;
+    this.words[record] = 0;
   }
 
   /**
@@ -147,9 +158,10 @@ export class AssociativeCache {
    * stride`.
    */
   next(from: number): number {
-    if (this.#heap.words[this.#live] === 0) return 0;
+    const { words } = this;
+    if (words[LIVE] === 0) return 0;
     for (let record = from; record < this.#end; record += RECORD_WORDS)
-      if (this.#heap.words[record]! !== 0) return record;
+      if (words[record] !== 0) return record;
     return 0;
   }
 

@@ -61,7 +61,7 @@ export class LruCaches implements TranslationCaches {
   /** Paging-structure caches by the level of the entries that they hold; index 0 and 1 unused. */
   readonly #structures: readonly (AssociativeCache | null)[];
   readonly #rewalk: boolean;
-  readonly #counters: number;
+  readonly #counters: Uint32Array;
   /** Whether superpage leaves were ever cached: until then one probe of the IOTLB is enough. */
   readonly #superpagesSeen: number;
   #evicting = false;
@@ -98,18 +98,20 @@ export class LruCaches implements TranslationCaches {
       cache('level-3 cache', shape.level3),
       cache('level-4 cache', shape.level4),
     ];
-    this.#counters = heap.reserve(`unit ${unit} counters`, LRU_COUNTERS.length, { kind: 'unhashed' }).base;
+    this.#counters = heap.reserveTransient([
+      { name: `unit ${unit} counters`, words: LRU_COUNTERS.length, identity: { kind: 'unhashed' } },
+    ]);
     this.#superpagesSeen = heap.reserve(`unit ${unit} superpages cached`, 1).base;
     this.#iotlb.onDrop = (record) => this.#iotlbDropped(record);
   }
 
   /** Value of a counter since the machine was made. */
   counter(name: LruCounter): number {
-    return this.#heap.words[this.#counters + LRU_COUNTERS.indexOf(name)]!;
+    return this.#counters[LRU_COUNTERS.indexOf(name)]!;
   }
 
   #count(counter: number, by: number): void {
-    this.#heap.write(this.#counters + counter, this.#heap.words[this.#counters + counter]! + by);
+    this.#counters[counter]! += by;
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {
@@ -123,11 +125,12 @@ export class LruCaches implements TranslationCaches {
 
     const record = this.#lookupIotlb(did, dfn);
     if (record !== 0) {
-      const low = this.#heap.words[record + CACHE_VALUE]!;
+      const { words } = this.#iotlb;
+      const low = words[record + CACHE_VALUE]!;
       if ((low & access) !== 0) {
         this.#count(IOTLB_HITS, 1);
-        const level = (this.#heap.words[record]! >>> 16) & 7;
-        return entryFrame(low, this.#heap.words[record + CACHE_VALUE + 1]!) + (dfn & (entryPages(level) - 1));
+        const level = (words[record]! >>> 16) & 7;
+        return entryFrame(low, words[record + CACHE_VALUE + 1]!) + (dfn & (entryPages(level) - 1));
       }
       if (!this.#rewalk) {
         return this.#fault(access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted);
@@ -168,18 +171,18 @@ export class LruCaches implements TranslationCaches {
     const walker = this.#walker;
     const record = this.#contexts.lookup(VALID, sourceId, 0);
     if (record !== 0) {
-      walker.context0 = this.#heap.words[record + CACHE_VALUE]!;
-      walker.context1 = this.#heap.words[record + CACHE_VALUE + 1]!;
-      walker.context2 = this.#heap.words[record + CACHE_VALUE + 2]!;
+      walker.context0 = this.#contexts.words[record + CACHE_VALUE]!;
+      walker.context1 = this.#contexts.words[record + CACHE_VALUE + 1]!;
+      walker.context2 = this.#contexts.words[record + CACHE_VALUE + 2]!;
       return 0;
     }
     this.#count(CONTEXT_MISSES, 1);
     const fault = walker.findContext(this.#rootTable(), sourceId);
     if (fault !== 0) return fault;
     const fresh = this.#contexts.insert(VALID, sourceId, 0);
-    this.#heap.write(fresh + CACHE_VALUE, walker.context0);
-    this.#heap.write(fresh + CACHE_VALUE + 1, walker.context1);
-    this.#heap.write(fresh + CACHE_VALUE + 2, walker.context2);
+    this.#contexts.words[fresh + CACHE_VALUE] = walker.context0;
+    this.#contexts.words[fresh + CACHE_VALUE + 1] = walker.context1;
+    this.#contexts.words[fresh + CACHE_VALUE + 2] = walker.context2;
     return 0;
   }
 
@@ -203,9 +206,10 @@ export class LruCaches implements TranslationCaches {
     for (let at = 2; at <= Math.min(4, levels); at += 1) {
       const pages = entryPages(at);
       const base = dfn - (dfn & (pages - 1));
-      const record = this.#structures[at]!.lookup(VALID | did, base >>> 0, highWord(base));
+      const cache = this.#structures[at]!;
+      const record = cache.lookup(VALID | did, base >>> 0, highWord(base));
       if (record === 0) continue;
-      table = entryFrame(this.#heap.words[record + CACHE_VALUE]!, this.#heap.words[record + CACHE_VALUE + 1]!);
+      table = entryFrame(cache.words[record + CACHE_VALUE]!, cache.words[record + CACHE_VALUE + 1]!);
       level = at - 1;
       break;
     }
@@ -228,8 +232,8 @@ export class LruCaches implements TranslationCaches {
         const base = dfn - (dfn & (entryPages(at) - 1));
         const cache = this.#structures[at]!;
         const record = cache.insert(VALID | did, base >>> 0, highWord(base));
-        this.#heap.write(record + CACHE_VALUE, low);
-        this.#heap.write(record + CACHE_VALUE + 1, high);
+        cache.words[record + CACHE_VALUE] = low;
+        cache.words[record + CACHE_VALUE + 1] = high;
       }
       frame = entryFrame(low, high);
     }
@@ -242,18 +246,19 @@ export class LruCaches implements TranslationCaches {
     this.#evicting = true;
     const record = this.#iotlb.insert(VALID | (level << 16) | did, base >>> 0, highWord(base));
     this.#evicting = false;
-    this.#heap.write(record + CACHE_VALUE, low);
-    this.#heap.write(record + CACHE_VALUE + 1, high);
+    this.#iotlb.words[record + CACHE_VALUE] = low;
+    this.#iotlb.words[record + CACHE_VALUE + 1] = high;
     this.observer?.cached(this.#unit, did, base, entryPages(level), entryFrame(low, high), low & ENTRY_PERMISSIONS);
   }
 
   #iotlbDropped(record: number): void {
     if (this.#evicting) this.#count(EVICTIONS, 1);
     if (!this.observer) return;
-    const key = this.#heap.words[record]!;
-    const dfn = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 0x100000000;
-    const low = this.#heap.words[record + CACHE_VALUE]!;
-    const frame = entryFrame(low, this.#heap.words[record + CACHE_VALUE + 1]!);
+    const { words } = this.#iotlb;
+    const key = words[record]!;
+    const dfn = words[record + 1]! + words[record + 2]! * 0x100000000;
+    const low = words[record + CACHE_VALUE]!;
+    const frame = entryFrame(low, words[record + CACHE_VALUE + 1]!);
     this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
   }
 
@@ -262,8 +267,8 @@ export class LruCaches implements TranslationCaches {
   invalidateContext(granularity: number, did: number, sourceId: number, functionMask: number): void {
     const cache = this.#contexts;
     for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
-      const source = this.#heap.words[record + 1]!;
-      const tag = this.#heap.words[record + CACHE_VALUE + 2]! >>> 8;
+      const source = cache.words[record + 1]!;
+      const tag = cache.words[record + CACHE_VALUE + 2]! >>> 8;
       if (granularity !== ContextGranularity.global && (tag & 0xffff) !== did) continue;
       if (granularity === ContextGranularity.device && !sourceMatches(source, sourceId, functionMask)) continue;
       cache.remove(record);
@@ -296,10 +301,10 @@ export class LruCaches implements TranslationCaches {
     of = 0,
   ): void {
     for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
-      const key = this.#heap.words[record]!;
+      const key = cache.words[record]!;
       if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
       if (granularity === IotlbGranularity.page) {
-        const first = this.#heap.words[record + 1]! + this.#heap.words[record + 2]! * 0x100000000;
+        const first = cache.words[record + 1]! + cache.words[record + 2]! * 0x100000000;
         const length = entryPages(of || (key >>> 16) & 7);
         if (first + length <= base || first >= base + pages) continue;
       }

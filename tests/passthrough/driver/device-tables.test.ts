@@ -10,7 +10,7 @@ import { dfn, domain } from './driver-rig.ts';
 
 function makeTables(frames = 64, levels = 4) {
   const heap = new Heap();
-  const table = new FrameTable(heap, { frames, privateFrames: 0, ring: () => ({ head: 0, count: 0 }) });
+  const table = new FrameTable(heap, { frames, privateFrames: 0 });
   const tables = new DeviceTables(heap, table, { domains: 4, levels });
   const set = (id: number, at: number, frame: number, rights: number) => {
     const found = tables.find(domain(id), dfn(at), true);

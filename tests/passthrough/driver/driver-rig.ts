@@ -53,12 +53,10 @@ export class DriverRig {
   constructor(options: DriverRigOptions = {}) {
     const { heap } = this;
     const described = options.units ?? [{}];
-    const queues = heap.reserve('positions', described.length * 2, { kind: 'unhashed' }).base;
     this.clock = new Clock(heap);
     this.frames = new FrameTable(heap, {
       frames: options.frames ?? 128,
       privateFrames: described.length,
-      ring: (at) => ({ head: heap.read(queues + at * 2), count: this.units[at]!.queued }),
     });
     this.dma = new DmaInFlight(heap, 4);
     const adversary = new Adversary(heap, this.frames, { units: described.length, mayEntries: 1 << 12 });
@@ -71,7 +69,6 @@ export class DriverRig {
         dma: this.dma,
         registers,
         capabilities: decodeCapabilities(registers),
-        queueIndexWords: queues + index * 2,
         caches: { adversary },
       });
     });

@@ -76,17 +76,14 @@ export class Rig {
   readonly dma: DmaInFlight;
   readonly adversary: Adversary | null;
   readonly units: readonly VtdUnit[];
-  readonly #queues: number;
 
   constructor(options: RigOptions = {}) {
     const described = options.units ?? [{}];
     const ram = options.frames ?? 64;
     const { heap } = this;
-    this.#queues = heap.reserve('positions', described.length * 2, { kind: 'unhashed' }).base;
     this.frames = new FrameTable(heap, {
       frames: ram,
       privateFrames: described.length,
-      ring: (unit) => ({ head: heap.read(this.#queues + unit * 2), count: this.units[unit]!.queued }),
     });
     this.dma = new DmaInFlight(heap, 4);
     const sizes = { units: described.length, mayEntries: options.mayEntries ?? 1 << 14 };
@@ -105,7 +102,6 @@ export class Rig {
       dma: this.dma,
       registers,
       capabilities: decodeCapabilities(registers),
-      queueIndexWords: this.#queues + index * 2,
       caches: options.lru ? { lru: options.lru } : { adversary: this.adversary! },
     });
   }
