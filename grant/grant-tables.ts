@@ -10,6 +10,9 @@ import type { Domid } from '../machine/ids.ts';
 import { GTF, hasWritePins, pinsUnderflow, V1_ENTRIES_PER_FRAME } from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';
 
+const { reading: READING, writing: WRITING, readonly: READONLY, permit_access: PERMIT_ACCESS } = GTF;
+const KIND = GTF.type_mask | GTF.sub_page;
+
 const PINS = 0;
 const MAPPER = 1;
 const FRAME = 2;
@@ -104,10 +107,6 @@ export class GrantTables {
     return this.#frames.readWord(this.sharedFrame(domain, ref), (ref & 511) * 2 + 1);
   }
 
-  #writeFlags(domain: Domid, ref: number, word: number): void {
-    this.#frames.writeWord(this.sharedFrame(domain, ref), (ref & 511) * 2, word);
-  }
-
   /** The guest writes one of its entries. It may at any time; nothing is checked. */
   guestWrite(domain: Domid, ref: number, flags: number, grantee: number, frame: number): void {
     this.#frames.writeEntry(this.sharedFrame(domain, ref), ref & 511, ((grantee << 16) | flags) >>> 0, frame);
@@ -130,37 +129,29 @@ export class GrantTables {
     return this.#heap.words[this.#active(domain, ref) + FRAME]! as Mfn;
   }
 
-  activate(domain: Domid, ref: number, mapper: Domid, frame: Mfn): void {
-    const active = this.#active(domain, ref);
-    this.#heap.write(active + MAPPER, mapper);
-    this.#heap.write(active + FRAME, frame);
-  }
-
-  addPins(domain: Domid, ref: number, increment: number): void {
-    const active = this.#active(domain, ref);
-    this.#heap.write(active + PINS, this.#heap.words[active + PINS]! + increment);
+  /** Writes the whole active entry. */
+  activate(domain: Domid, ref: number, pins: number, mapper: Domid, frame: Mfn): void {
+    this.#heap.write3(this.#active(domain, ref), pins, mapper, frame);
   }
 
   /** Drops pins, then clears the usage bits that no pin stands behind. xen: reduce_status_for_pin. */
   dropPins(domain: Domid, ref: number, decrement: number, readOnly: boolean): void {
-    const heap = this.#heap;
     const active = this.#active(domain, ref);
-    const pins = heap.words[active + PINS]!;
+    const pins = this.#heap.words[active + PINS]!;
     if (pinsUnderflow(pins, decrement)) throw new HypervisorBug('G3', `domain ${domain} ref ${ref}: pin below zero`);
-    heap.write(active + PINS, pins - decrement);
+    if (pins === decrement) this.#heap.write3(active, 0, 0, 0);
+    else this.#heap.write(active + PINS, pins - decrement);
     this.reduceStatus(domain, ref, readOnly);
   }
 
   reduceStatus(domain: Domid, ref: number, readOnly: boolean): void {
     const pins = this.pins(domain, ref);
-    let clear = 0;
-    if (!readOnly && !hasWritePins(pins)) clear |= GTF.writing;
-    if (pins === 0) {
-      clear |= GTF.reading;
-      this.#heap.write(this.#active(domain, ref) + MAPPER, 0);
-      this.#heap.write(this.#active(domain, ref) + FRAME, 0);
-    }
-    if (clear !== 0) this.#writeFlags(domain, ref, this.sharedFlags(domain, ref) & ~clear);
+    let clear = pins === 0 ? READING : 0;
+    if (!readOnly && !hasWritePins(pins)) clear |= WRITING;
+    if (clear === 0) return;
+    const frame = this.sharedFrame(domain, ref);
+    const word = (ref & 511) * 2;
+    this.#frames.writeWord(frame, word, this.#frames.readWord(frame, word) & ~clear);
   }
 
   /**
@@ -168,12 +159,14 @@ export class GrantTables {
    * one micro-step here, so its five attempts cannot fail.
    */
   setStatus(domain: Domid, ref: number, mapper: Domid, readOnly: boolean): boolean {
-    const word = this.sharedFlags(domain, ref);
+    const frame = this.sharedFrame(domain, ref);
+    const at = (ref & 511) * 2;
+    const word = this.#frames.readWord(frame, at);
     if (this.pins(domain, ref) === 0) {
-      if ((word & (GTF.type_mask | GTF.sub_page)) !== GTF.permit_access || word >>> 16 !== mapper) return false;
+      if ((word & KIND) !== PERMIT_ACCESS || word >>> 16 !== mapper) return false;
     }
-    if (!readOnly && (word & GTF.readonly) !== 0) return false;
-    this.#writeFlags(domain, ref, word | GTF.reading | (readOnly ? 0 : GTF.writing));
+    if (!readOnly && (word & READONLY) !== 0) return false;
+    this.#frames.writeWord(frame, at, word | (readOnly ? READING : READING | WRITING));
     return true;
   }
 

@@ -55,13 +55,31 @@ export const Pin = {
 const PIN_FULL = 0x80;
 const WRITE_PINS = 0x00ff00ff;
 
+const { device_map: DEVICE_MAP, host_map: HOST_MAP, readonly: READONLY } = GNTMAP;
+
 /** What a map with these flags adds to the pin word: one per half. */
 export function pinIncrement(flags: number): number {
-  const readOnly = (flags & GNTMAP.readonly) !== 0;
-  let add = 0;
-  if ((flags & GNTMAP.host_map) !== 0) add += readOnly ? Pin.hostRead.one : Pin.hostWrite.one;
-  if ((flags & GNTMAP.device_map) !== 0) add += readOnly ? Pin.deviceRead.one : Pin.deviceWrite.one;
-  return add;
+  return PIN_INCREMENT[flags & (DEVICE_MAP | HOST_MAP | READONLY)]!;
+}
+
+/** By device_map (1), host_map (2), readonly (4). */
+const PIN_INCREMENT = [0, 1, 2, 3, 4, 5, 6, 7].map((flags) => {
+  const [host, device] = (flags & READONLY) !== 0 ? [Pin.hostRead, Pin.deviceRead] : [Pin.hostWrite, Pin.deviceWrite];
+  return ((flags & HOST_MAP) !== 0 ? host.one : 0) + ((flags & DEVICE_MAP) !== 0 ? device.one : 0);
+});
+
+/** References to the frame that a map with these flags holds: one per half. */
+export function pageReferences(flags: number): number {
+  return (flags & DEVICE_MAP) + ((flags & HOST_MAP) >>> 1);
+}
+
+/**
+ * References to the frame's writable type that it holds. A host mapping of an HVM granter's frame by another domain
+ * takes none: its RAM is always writable.
+ */
+export function typeReferences(flags: number, mapperIsGranter: boolean, granterIsPv: boolean): number {
+  if ((flags & READONLY) !== 0) return 0;
+  return (flags & DEVICE_MAP) + (mapperIsGranter || granterIsPv ? (flags & HOST_MAP) >>> 1 : 0);
 }
 
 /** Whether a counter that is about to grow has reached the limit. xen: active entry, since 8cec5d065c. */

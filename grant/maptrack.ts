@@ -40,25 +40,26 @@ export class Maptrack {
 
   /** A free handle; -1 when there is none. It is not live until it is set. */
   take(vcpu: number): MaptrackHandle | -1 {
-    const handle =
-      this.#free instanceof FreeSet ? (this.capacity === 0 ? -1 : this.#free.takeLowest()) : this.#free.take(vcpu);
-    if (handle >= 0) this.#heap.write(this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU, vcpu << 16);
+    const free = this.#free;
+    const handle = free instanceof FreeSet ? (this.capacity === 0 ? -1 : free.takeLowest()) : free.take(vcpu);
     return handle as MaptrackHandle | -1;
   }
 
-  /** Makes a handle live. */
-  set(handle: MaptrackHandle, domain: Domid, ref: number, flags: number): void {
-    const entry = this.#entries + handle * RECORD_WORDS;
-    this.#heap.write(entry + REF, ref);
-    this.#heap.write(entry + DOMAIN_VCPU, (this.#heap.words[entry + DOMAIN_VCPU]! & 0xffff0000) | domain);
-    this.#heap.write(entry + FLAGS, flags);
+  /** Makes a handle live that `vcpu` took. */
+  set(handle: MaptrackHandle, vcpu: number, domain: Domid, ref: number, flags: number): void {
+    this.#heap.write3(this.#entries + handle * RECORD_WORDS, ref, flags, (vcpu << 16) | domain);
   }
 
-  /** Gives a handle back, to the list of the virtual CPU that took it. */
+  /** Gives back a handle that was live, to the list of the virtual CPU that took it. */
   put(handle: MaptrackHandle): void {
     const entry = this.#entries + handle * RECORD_WORDS;
     const vcpu = this.#heap.words[entry + DOMAIN_VCPU]! >>> 16;
-    for (let word = 0; word < NEXT; word += 1) this.#heap.write(entry + word, 0);
+    this.#heap.write3(entry, 0, 0, 0);
+    this.giveBack(handle, vcpu);
+  }
+
+  /** Gives back a handle that `vcpu` took and that was never live. */
+  giveBack(handle: MaptrackHandle, vcpu: number): void {
     if (this.#free instanceof FreeSet) this.#free.put(handle);
     else this.#free.put(handle, vcpu);
   }

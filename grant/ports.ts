@@ -34,6 +34,8 @@ export interface DeviceAccess {
   /** Maps a frame 1:1 with rights (1 read, 3 read and write). Not 0: failed. */
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number;
   unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void;
+  /** Whether no flush is left to carry out on this CPU. */
+  isFlushed(vcpu: Vcpu): boolean;
   /** Carries out one piece of the flush that changes have led to. */
   flush(vcpu: Vcpu): Progress;
   elementEnd(vcpu: Vcpu): void;

@@ -1,59 +1,41 @@
 // What the first pass of an unmap leaves for the second: per virtual CPU, up to 32 ended uses of grants.
 // xen: struct gnttab_unmap_common, common[GNTTAB_UNMAP_BATCH_SIZE].
 
-import type { Mfn } from '../machine/frame-number.ts';
 import type { Heap } from '../machine/heap.ts';
-import type { Domid } from '../machine/ids.ts';
 
 /** Elements between two ends of a batch. xen: GNTTAB_UNMAP_BATCH_SIZE. */
 export const UNMAP_BATCH = 32;
 
-const HALVES = 0;
-const GRANTER = 1;
-const REF = 2;
-const FRAME = 3;
-const RECORD_WORDS = 4;
+/** Words of a batch: how many elements are in it, how many of them were completed, then the records. */
+export const Batch = { count: 0, completed: 1, records: 2 } as const;
+
+/**
+ * Words of a record: GNTMAP bits of the halves that ended, and `readonly` as the handle had it (0: none did); the
+ * granter; its ref; the frame.
+ */
+export const EndedUse = { halves: 0, granter: 1, ref: 2, frame: 3 } as const;
+export const ENDED_USE_WORDS = 4;
 
 export class UnmapBatches {
-  readonly #heap: Heap;
-  readonly #base: number;
+  readonly #batches: readonly Uint32Array[];
 
   constructor(heap: Heap, vcpus: number) {
-    this.#heap = heap;
-    const words = vcpus * UNMAP_BATCH * RECORD_WORDS;
-    this.#base = heap.reserve('unmap batches', words, { kind: 'slots', recordWords: RECORD_WORDS }).base;
+    this.#batches = Array.from({ length: vcpus }, (_, vcpu) =>
+      heap.reserveTransient(
+        [
+          { name: `vCPU ${vcpu} unmap batch`, words: Batch.records },
+          {
+            name: `vCPU ${vcpu} ended uses`,
+            words: UNMAP_BATCH * ENDED_USE_WORDS,
+            identity: { kind: 'slots', recordWords: ENDED_USE_WORDS },
+          },
+        ],
+        (batch) => Batch.records + batch[Batch.count]! * ENDED_USE_WORDS,
+      ),
+    );
   }
 
-  #record(vcpu: number, index: number): number {
-    return this.#base + (vcpu * UNMAP_BATCH + index) * RECORD_WORDS;
-  }
-
-  /** Notes what ended: GNTMAP bits of the halves, and `readonly` as the handle had it. 0 halves: nothing did. */
-  put(vcpu: number, index: number, halves: number, granter: Domid, ref: number, frame: Mfn): void {
-    const record = this.#record(vcpu, index);
-    this.#heap.write(record + HALVES, halves);
-    this.#heap.write(record + GRANTER, granter);
-    this.#heap.write(record + REF, ref);
-    this.#heap.write(record + FRAME, frame);
-  }
-
-  halves(vcpu: number, index: number): number {
-    return this.#heap.words[this.#record(vcpu, index) + HALVES]!;
-  }
-
-  granter(vcpu: number, index: number): Domid {
-    return this.#heap.words[this.#record(vcpu, index) + GRANTER] as Domid;
-  }
-
-  ref(vcpu: number, index: number): number {
-    return this.#heap.words[this.#record(vcpu, index) + REF]!;
-  }
-
-  frame(vcpu: number, index: number): Mfn {
-    return this.#heap.words[this.#record(vcpu, index) + FRAME] as Mfn;
-  }
-
-  clear(vcpu: number, index: number): void {
-    this.#heap.write(this.#record(vcpu, index), 0);
+  of(vcpu: number): Uint32Array {
+    return this.#batches[vcpu]!;
   }
 }

@@ -51,6 +51,10 @@ export class DriverAccess implements DeviceAccess {
     this.#parts.driver.unmap(vcpu, domain, frame as number as Dfn, 0);
   }
 
+  isFlushed(vcpu: Vcpu): boolean {
+    return this.#parts.driver.flush.isIdle(vcpu);
+  }
+
   flush(vcpu: Vcpu): Progress {
     return this.#parts.driver.flush.step(vcpu);
   }

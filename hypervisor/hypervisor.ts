@@ -1,27 +1,21 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import {
-  type DomainView,
-  type GrantContext,
-  MapElement,
-  stepMapGrantRef,
-  stepUnmapGrantRef,
-  UnmapElement,
-} from '../grant/index.ts';
+import { type DomainView, type GrantContext, stepMapGrantRef, stepUnmapGrantRef } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
-import { ARGUMENT_WORDS, Pending, Progress, Step } from '../machine/pending.ts';
-import { highWord, wide, wideHigh, wideLow, word32 } from '../machine/wide.ts';
+import { Pending, Progress, Step } from '../machine/pending.ts';
+import { highWord, word32 } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
 import { createDomain } from './domain-builder.ts';
+import { mapResults, placeMapElements, placeUnmapElements, unmapResults } from './grant-batch.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
 import { P2mType } from './memory/p2m.ts';
-import type { MapElementResult, Op, OpResult } from './op.ts';
+import type { Op, OpResult } from './op.ts';
 import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
 import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
@@ -168,7 +162,7 @@ export class Hypervisor {
     }
   }
 
-  #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): number {
+  #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): Uint32Array {
     return this.parts.pending.open(vcpu, VCPU_OPS.indexOf(name) + 1, domain, count);
   }
 
@@ -179,7 +173,7 @@ export class Hypervisor {
 
   /** The batch goes into guest memory, where the operation reads it and writes its outcome. */
   #placeBatch(op: Extract<Op, { op: 'map_grant_ref' | 'unmap_grant_ref' }>, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap, pending } = this.parts;
+    const { pending } = this.parts;
     if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
     if (!Array.isArray(op.elements)) throw new TypeError(`${op.op}: expected elements`);
     if (op.elements.length > pending.elementsMax) {
@@ -187,35 +181,14 @@ export class Hypervisor {
         `batch of ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
       );
     }
-    for (let index = 0; index < op.elements.length; index += 1) {
-      const at = pending.argument(vcpu, index);
-      if (op.op === 'map_grant_ref') {
-        const element = op.elements[index]!;
-        const host = element.hostAddress ?? 0;
-        heap.write(at + MapElement.hostLow, wideLow(host, 'hostAddress'));
-        heap.write(at + MapElement.hostHigh, wideHigh(host, 'hostAddress'));
-        heap.write(at + MapElement.flags, word32(element.flags, 'flags'));
-        heap.write(at + MapElement.ref, word32(element.ref, 'ref'));
-        heap.write(at + MapElement.domainAndStatus, domainWord(element.domain));
-        for (let word = MapElement.handle; word <= MapElement.busHigh; word += 1) heap.write(at + word, 0);
-      } else {
-        const element = op.elements[index]!;
-        const host = element.hostAddress ?? 0;
-        const bus = element.busAddress ?? 0;
-        heap.write(at + UnmapElement.hostLow, wideLow(host, 'hostAddress'));
-        heap.write(at + UnmapElement.hostHigh, wideHigh(host, 'hostAddress'));
-        heap.write(at + UnmapElement.busLow, wideLow(bus, 'busAddress'));
-        heap.write(at + UnmapElement.busHigh, wideHigh(bus, 'busAddress'));
-        heap.write(at + UnmapElement.handle, word32(element.handle, 'handle'));
-        for (let word = UnmapElement.status; word < ARGUMENT_WORDS; word += 1) heap.write(at + word, 0);
-      }
-    }
+    const record = pending.record(vcpu);
+    if (op.op === 'map_grant_ref') placeMapElements(record, op.elements);
+    else placeUnmapElements(record, op.elements);
     this.#open(op.op, vcpu, op.domain, op.elements.length);
     return vcpu;
   }
 
   #placeDma(op: Extract<Op, { op: 'dma_map' | 'dma_unmap' }>, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap } = this.parts;
     const domain = this.#aliveDomain(op.domain);
     if (!domain) return { result: Errno.ESRCH };
     // Where the tables follow RAM and grants nobody else decides what a device frame is.
@@ -226,11 +199,11 @@ export class Hypervisor {
       throw new RangeError(`pages ${op.pages}: expected a count`);
     const frame = op.op === 'dma_map' ? word32(op.frame, 'frame') : 0;
     const record = this.#open(op.op, vcpu, op.domain, 0);
-    heap.write(record + DmaScratch.dfnLow, op.dfn);
-    heap.write(record + DmaScratch.dfnHigh, highWord(op.dfn));
-    heap.write(record + DmaScratch.pages, op.pages);
-    heap.write(record + DmaScratch.frame, frame);
-    if (op.op === 'dma_map') heap.write(record + DmaScratch.rights, op.access === 'rw' ? 3 : 1);
+    record[DmaScratch.dfnLow] = op.dfn;
+    record[DmaScratch.dfnHigh] = highWord(op.dfn);
+    record[DmaScratch.pages] = op.pages;
+    record[DmaScratch.frame] = frame;
+    if (op.op === 'dma_map') record[DmaScratch.rights] = op.access === 'rw' ? 3 : 1;
     return vcpu;
   }
 
@@ -240,7 +213,6 @@ export class Hypervisor {
   }
 
   #placeAssign(name: string, domain: number, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap } = this.parts;
     const target = this.#aliveDomain(domain);
     if (!target) return { result: Errno.ESRCH };
     if (!target.iommu) return { result: Errno.EOPNOTSUPP };
@@ -248,26 +220,25 @@ export class Hypervisor {
     if (!found) return { result: Errno.ENODEV };
     if (found.device.owner !== null || this.#isMoving(name)) return { result: Errno.EBUSY };
     const record = this.#open('assign_device', vcpu, domain, 0);
-    heap.write(record + AssignScratch.device, parseSbdf(name));
-    heap.write(record + AssignScratch.unit, found.device.unit);
+    record[AssignScratch.device] = parseSbdf(name);
+    record[AssignScratch.unit] = found.device.unit;
     return vcpu;
   }
 
   /** Whether some virtual CPU is assigning the device, or taking it away. xen: pcidevs lock. */
   #isMoving(name: string): boolean {
-    const { heap, pending } = this.parts;
+    const { pending } = this.parts;
     const device = parseSbdf(name);
     for (let vcpu = 0; vcpu < this.config.vcpus; vcpu += 1) {
       const record = pending.record(vcpu);
-      const op = VCPU_OPS[heap.words[record]! - 1];
+      const op = VCPU_OPS[record[Pending.op]! - 1];
       if (op !== 'assign_device' && op !== 'deassign_device') continue;
-      if (heap.words[record + AssignScratch.device] === device) return true;
+      if (record[AssignScratch.device] === device) return true;
     }
     return false;
   }
 
   #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
-    const { heap } = this.parts;
     const found = this.#device(name);
     if (!found) return { result: Errno.ENODEV };
     const { owner, unit } = found.device;
@@ -277,9 +248,9 @@ export class Hypervisor {
     const stays = this.control.root.devices.some(
       (other) => other.device !== name && other.owner === owner && other.unit === unit,
     );
-    heap.write(record + AssignScratch.device, parseSbdf(name));
-    heap.write(record + AssignScratch.unit, unit);
-    heap.write(record + AssignScratch.leaves, stays ? 0 : 1);
+    record[AssignScratch.device] = parseSbdf(name);
+    record[AssignScratch.unit] = unit;
+    record[AssignScratch.leaves] = stays ? 0 : 1;
     return vcpu;
   }
 
@@ -291,18 +262,16 @@ export class Hypervisor {
   /** One micro-step of the operation on a virtual CPU. When `done`, {@link finish} gives its result. */
   microStep(vcpu: Vcpu): Progress {
     if (this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} has no operation`);
-    const { heap, pending } = this.parts;
-    const phase = pending.record(vcpu) + Pending.phase;
-    const next = this.#advance(vcpu, heap.words[phase]!);
+    const record = this.parts.pending.record(vcpu);
+    const next = this.#advance(vcpu, record[Pending.phase]!);
     if (next === Step.done) return Progress.done;
     if (next === Step.blocked) return Progress.blocked;
-    heap.write(phase, next);
+    record[Pending.phase] = next;
     return Progress.more;
   }
 
   #advance(vcpu: Vcpu, phase: number): number {
-    const { heap, pending } = this.parts;
-    switch (heap.words[pending.record(vcpu)]!) {
+    switch (this.parts.pending.record(vcpu)[Pending.op]) {
       case 1:
         return stepMapGrantRef(this.#grants, vcpu, phase);
       case 2:
@@ -322,61 +291,34 @@ export class Hypervisor {
 
   /** Takes the result of an operation whose last micro-step is done; the virtual CPU is idle then. */
   finish(vcpu: Vcpu): OpResult {
-    const { heap, pending } = this.parts;
+    const { pending } = this.parts;
     const record = pending.record(vcpu);
-    const name = VCPU_OPS[heap.words[record + Pending.op]! - 1]!;
-    const result = heap.words[record + Pending.result]! | 0;
-    const outcome = this.#outcome(name, vcpu, record, result);
+    const name = VCPU_OPS[record[Pending.op]! - 1]!;
+    const result = record[Pending.result]! | 0;
+    const outcome = this.#outcome(name, record, result);
     // A domain is crashed by its own operation, so what became of it is in the control state.
-    const domain = heap.words[record + Pending.domain]!;
+    const domain = record[Pending.domain]!;
     const after = this.control.root.domains[domain];
     pending.close(vcpu);
     if (name !== 'map_grant_ref' || after?.state !== 'crashed') return outcome;
     return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }
 
-  #outcome(name: VcpuOpName, vcpu: Vcpu, record: number, result: number): OpResult {
-    if (name === 'map_grant_ref') return { result, elements: this.#mapResults(vcpu, record) };
-    if (name === 'unmap_grant_ref') return { result, elements: this.#unmapResults(vcpu, record) };
-    if (name === 'assign_device' && result === 0)
-      this.#setOwner(record, this.parts.heap.words[record + Pending.domain]!);
+  #outcome(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
+    if (name === 'map_grant_ref') return { result, elements: mapResults(record) };
+    if (name === 'unmap_grant_ref') return { result, elements: unmapResults(record) };
+    if (name === 'assign_device' && result === 0) this.#setOwner(record, record[Pending.domain]!);
     if (name === 'deassign_device') this.#setOwner(record, null);
     return result === 0 ? DONE : { result };
   }
 
-  #setOwner(record: number, owner: number | null): void {
-    const device = this.parts.heap.words[record + AssignScratch.device]!;
+  #setOwner(record: Uint32Array, owner: number | null): void {
+    const device = record[AssignScratch.device]!;
     const index = this.control.root.devices.findIndex((entry) => parseSbdf(entry.device) === device);
     const what = `${this.control.root.devices[index]!.device} ${owner === null ? 'is blocked' : `to domain ${owner}`}`;
     this.control.change(what, (draft) => {
       draft.devices[index]!.owner = owner;
     });
-  }
-
-  #mapResults(vcpu: Vcpu, record: number): MapElementResult[] {
-    const { heap, pending } = this.parts;
-    const results: MapElementResult[] = [];
-    const count = heap.words[record + Pending.count]!;
-    for (let index = 0; index < count; index += 1) {
-      const at = pending.argument(vcpu, index);
-      const status = heap.words[at + MapElement.domainAndStatus]! >> 16;
-      if (status !== 0) results.push({ status });
-      else {
-        const busAddress = wide(heap.words[at + MapElement.busLow]!, heap.words[at + MapElement.busHigh]!);
-        results.push({ status, handle: heap.words[at + MapElement.handle]!, busAddress });
-      }
-    }
-    return results;
-  }
-
-  #unmapResults(vcpu: Vcpu, record: number): MapElementResult[] {
-    const { heap, pending } = this.parts;
-    const results: MapElementResult[] = [];
-    const count = heap.words[record + Pending.count]!;
-    for (let index = 0; index < count; index += 1) {
-      results.push({ status: (heap.words[pending.argument(vcpu, index) + UnmapElement.status]! << 16) >> 16 });
-    }
-    return results;
   }
 
   /** Something waits: units go on, and accesses that a drain waits for are performed. */
@@ -387,7 +329,7 @@ export class Hypervisor {
     if (moved) return;
     if (this.#dma.performAny()) return;
     // The operation can be taken up again from here, once the other one has gone on.
-    this.parts.heap.write(this.parts.pending.record(vcpu) + Pending.phase, phase);
+    this.parts.pending.record(vcpu)[Pending.phase] = phase;
     const holders = Array.from({ length: this.config.domains }, (_, domain) => this.parts.locks.holder(domain));
     const other = holders.find((holder) => holder >= 0 && holder !== vcpu);
     const why = other === undefined ? '' : `: vCPU ${other} holds a lock and is in the middle of an operation`;

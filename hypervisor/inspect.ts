@@ -88,7 +88,7 @@ export function inspect(machine: Hypervisor): MachineView {
     vcpus: Array.from({ length: machine.config.vcpus }, (_, vcpu) => {
       const record = parts.pending.record(vcpu);
       const idle = parts.pending.isIdle(vcpu);
-      const word = (at: number) => (idle ? 0 : parts.heap.words[record + at]!);
+      const word = (at: number) => (idle ? 0 : record[at]!);
       return { op: word(Pending.op), phase: word(Pending.phase), index: word(Pending.index) };
     }),
   });

@@ -161,6 +161,33 @@ export class FrameTable {
     this.#heap.write(address, word - 1);
   }
 
+  /**
+   * Takes `pages` references to a frame that something else holds already, and `types` to its writable type. False, and
+   * none taken, when it has another type whose count is not 0.
+   */
+  takeReferences(frame: Mfn, pages: number, types: number): boolean {
+    const { words } = this.#heap;
+    const record = this.#records + frame * RECORD_WORDS;
+    const word = words[record + TYPE]!;
+    if (types !== 0 && word >>> TYPE_SHIFT !== FrameType.writable && (word & TYPE_COUNT_MASK) !== 0) return false;
+    const type = types === 0 ? word : (FrameType.writable << TYPE_SHIFT) | ((word & TYPE_COUNT_MASK) + types);
+    this.#heap.write2(record + REFERENCES, words[record + REFERENCES]! + pages, type);
+    return true;
+  }
+
+  /** Drops references taken by {@link takeReferences}. True when the frame has none left: see {@link putPage}. */
+  dropReferences(frame: Mfn, pages: number, types: number): boolean {
+    const { words } = this.#heap;
+    const record = this.#records + frame * RECORD_WORDS;
+    const count = words[record + REFERENCES]!;
+    const type = words[record + TYPE]!;
+    if (count < pages) throw new HypervisorBug('P1', `frame ${frame}: reference dropped below zero`);
+    if ((type & TYPE_COUNT_MASK) < types)
+      throw new HypervisorBug('P3', `frame ${frame}: type reference dropped below zero`);
+    this.#heap.write2(record + REFERENCES, count - pages, type - types);
+    return pages > 0 && count === pages;
+  }
+
   /** Returns a frame without references to the free ones, cleared. */
   free(frame: Mfn): void {
     const record = this.#records + frame * RECORD_WORDS;

@@ -319,12 +319,12 @@ export class Heap {
     return index;
   }
 
-  /** Words written since the mark (each entry of the undo log is one). */
+  /** Words written since the mark, those of transient arrays aside (each entry of the undo log is one). */
   wordsSince(mark: Mark): number {
     return (this.#logged - this.#positions[this.#marks.indexOf(mark)]!) / 2;
   }
 
-  /** Names of the segments in which words were written since the mark. */
+  /** Names of the segments in which words were written since the mark; of transient ones, those that differ from it. */
   segmentsSince(mark: Mark): ReadonlySet<string> {
     const names = new Set<string>();
     for (let at = this.#positions[this.#marks.indexOf(mark)]!; at < this.#logged; at += 2) {
@@ -335,7 +335,25 @@ export class Heap {
       );
       if (segment) names.add(segment.name);
     }
+    this.#eachCopy(mark, (words, kept) => {
+      for (const { array, base, words: length, name } of this.#segments) {
+        if (array !== words) continue;
+        for (let at = base; at < Math.min(base + length, kept.length); at += 1) {
+          if (words[at] !== kept[at]) names.add(name);
+        }
+      }
+    });
     return names;
+  }
+
+  /** Visits the transient arrays with what a mark keeps of each. */
+  #eachCopy(mark: Mark, visit: (words: Uint32Array, kept: Uint32Array) => void): void {
+    let at = this.#copyPositions[this.#marks.indexOf(mark)]!;
+    for (const { words } of this.#transients) {
+      const extent = this.#copies[at]!;
+      visit(words, this.#copies.subarray(at + 1, at + 1 + extent));
+      at += 1 + extent;
+    }
   }
 
   /** Makes this heap's content equal to another's with the same segments. Marks are not copied. */

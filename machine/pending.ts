@@ -34,62 +34,66 @@ const RECORD_WORDS = 16;
 
 /** Words per element of a batch: the largest is map_grant_ref, 32 bytes. */
 export const ARGUMENT_WORDS = 8;
+/** Where the elements begin, behind the record. */
+export const ARGUMENTS = RECORD_WORDS;
 
 export class PendingOperations {
   /** Elements that a batch may have. */
   readonly elementsMax: number;
   readonly vcpus: number;
-  readonly #heap: Heap;
-  readonly #records: number;
-  readonly #arguments: number;
+  readonly #records: readonly Uint32Array[];
 
   constructor(heap: Heap, options: { readonly vcpus: number; readonly elementsMax: number }) {
     this.vcpus = options.vcpus;
     this.elementsMax = options.elementsMax;
-    this.#heap = heap;
-    this.#records = heap.reserve('pending operations', options.vcpus * RECORD_WORDS, {
-      kind: 'slots',
-      recordWords: RECORD_WORDS,
-    }).base;
     const batchWords = options.elementsMax * ARGUMENT_WORDS;
-    this.#arguments = heap.reserve('hypercall arguments', options.vcpus * batchWords, {
-      kind: 'ring',
-      rings: options.vcpus,
-      ringWords: batchWords,
-      recordWords: ARGUMENT_WORDS,
-      // The arguments of an operation that is over count for nothing.
-      window: (vcpu) => ({ head: 0, count: this.isIdle(vcpu) ? 0 : heap.words[this.record(vcpu) + Pending.count]! }),
-    }).base;
+    this.#records = Array.from({ length: options.vcpus }, (_, vcpu) =>
+      heap.reserveTransient(
+        [
+          {
+            name: `vCPU ${vcpu} operation`,
+            words: RECORD_WORDS,
+            identity: { kind: 'slots', recordWords: RECORD_WORDS },
+          },
+          {
+            name: `vCPU ${vcpu} hypercall arguments`,
+            words: batchWords,
+            identity: {
+              kind: 'ring',
+              rings: 1,
+              ringWords: batchWords,
+              recordWords: ARGUMENT_WORDS,
+              // The arguments of an operation that is over count for nothing.
+              window: () => ({ head: 0, count: this.isIdle(vcpu) ? 0 : this.record(vcpu)[Pending.count]! }),
+            },
+          },
+        ],
+        (record) => (record[Pending.op] === 0 ? 0 : ARGUMENTS + record[Pending.count]! * ARGUMENT_WORDS),
+      ),
+    );
   }
 
-  /** Address of a virtual CPU's record. */
-  record(vcpu: number): number {
-    return this.#records + vcpu * RECORD_WORDS;
-  }
-
-  /** Address of element `index` of a virtual CPU's arguments. */
-  argument(vcpu: number, index: number): number {
-    return this.#arguments + (vcpu * this.elementsMax + index) * ARGUMENT_WORDS;
+  /** A virtual CPU's record, and from word {@link ARGUMENTS} on the elements of its batch. */
+  record(vcpu: number): Uint32Array {
+    return this.#records[vcpu]!;
   }
 
   isIdle(vcpu: number): boolean {
-    return this.#heap.words[this.record(vcpu)]! === 0;
+    return this.#records[vcpu]![0] === 0;
   }
 
   /** An operation begins: its record is cleared, but for what the operation is. */
-  open(vcpu: number, op: number, domain: number, count: number): number {
-    const heap = this.#heap;
-    const record = this.record(vcpu);
-    heap.write(record, op);
-    for (let word = 1; word < RECORD_WORDS; word += 1)
-      if (heap.words[record + word] !== 0) heap.write(record + word, 0);
-    heap.write(record + Pending.count, count);
-    heap.write(record + Pending.domain, domain);
+  open(vcpu: number, op: number, domain: number, count: number): Uint32Array {
+    const record = this.#records[vcpu]!;
+    for (let word = 1; word < RECORD_WORDS; word += 1) record[word] = 0;
+    record[Pending.op] = op;
+    record[Pending.count] = count;
+    record[Pending.domain] = domain;
     return record;
   }
 
   /** The operation is over. What is left in the record counts for nothing. */
   close(vcpu: number): void {
-    this.#heap.write(this.record(vcpu), 0);
+    this.#records[vcpu]![0] = 0;
   }
 }

@@ -142,7 +142,11 @@ export const countsAreHandles: Invariant = {
   },
 };
 
-/** Rights (1 read, 2 write) that pins give each mapper to frames of others, by `mapper/frame`. */
+/**
+ * Rights (1 read, 2 write) that pins give each mapper to frames of others, by `mapper/frame`. A translated mapper's pin
+ * counts as both: Xen unmaps its entries by frame alone (xen: replace_grant_p2m_mapping looks at neither the handle nor
+ * the type), so a read-only and a writable handle on one frame can end each other's entry.
+ */
 function pinnedRights(machine: Hypervisor): ReadonlyMap<string, number> {
   const { grants } = machine.parts;
   const rights = new Map<string, number>();
@@ -150,8 +154,10 @@ function pinnedRights(machine: Hypervisor): ReadonlyMap<string, number> {
     for (let ref = 0; ref < grants.entries(granter); ref += 1) {
       const pins = grants.pins(granter, ref);
       if (pins === 0) continue;
-      const key = `${grants.activeMapper(granter, ref)}/${grants.activeFrame(granter, ref)}`;
-      rights.set(key, (rights.get(key) ?? 0) | (hasWritePins(pins) ? 3 : 1));
+      const mapper = grants.activeMapper(granter, ref);
+      const isTranslated = machine.control.root.domains[mapper]?.kind === 'hvm';
+      const key = `${mapper}/${grants.activeFrame(granter, ref)}`;
+      rights.set(key, (rights.get(key) ?? 0) | (isTranslated || hasWritePins(pins) ? 3 : 1));
     }
   }
   return rights;

@@ -1,53 +1,52 @@
 // GNTTABOP_map_grant_ref, in micro-steps. xen: common/grant_table.c map_grant_ref; the numbers are its order of checks.
 
 import type { Mfn } from '../../machine/frame-number.ts';
-import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, type Vcpu } from '../../machine/ids.ts';
-import { Pending, Step } from '../../machine/pending.ts';
-import { GNTMAP, hasWritePins, MapElement, pinIncrement, pinsAreFull } from '../layouts.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
+import {
+  GNTMAP,
+  hasWritePins,
+  MapElement,
+  pageReferences,
+  pinIncrement,
+  pinsAreFull,
+  typeReferences,
+} from '../layouts.ts';
 import { Reuse } from '../ports.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
 
 /** Phases of one element, and of the end of the batch. */
-const Phase = {
-  check: 0,
-  pin: 1,
-  host: 2,
-  hostFlush: 3,
-  device: 4,
-  deviceFlush: 5,
-  finish: 6,
-  end: 7,
-  endFlush: 8,
-} as const;
+const Phase = { pin: 0, host: 1, hostFlush: 2, device: 3, deviceFlush: 4, finish: 5, end: 6, endFlush: 7 } as const;
 
-// Scratch words of the pending record.
+const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
+/** The handle taken, plus 1; 0 when there is none. */
 const HANDLE = Pending.scratch;
 const FRAME = Pending.scratch + 1;
 const STATUS = Pending.scratch + 2;
 
-/** What a map with these flags holds of the frame: references, and references to its writable type. */
-export function referencesOf(
-  flags: number,
-  mapperIsGranter: boolean,
-  granterIsPv: boolean,
-): { pages: number; types: number } {
-  const readOnly = (flags & GNTMAP.readonly) !== 0;
-  const device = (flags & GNTMAP.device_map) !== 0 ? 1 : 0;
-  const host = (flags & GNTMAP.host_map) !== 0 ? 1 : 0;
-  // A host mapping of an HVM granter's frame by another domain takes no type: its RAM is always writable.
-  const hostType = mapperIsGranter || granterIsPv ? host : 0;
-  return { pages: device + host, types: readOnly ? 0 : device + hostType };
-}
+const { device_map: DEVICE_MAP, host_map: HOST_MAP, readonly: READONLY, contains_pte: CONTAINS_PTE } = GNTMAP;
+const HALVES = DEVICE_MAP | HOST_MAP;
+const HVM_FORBIDDEN = DEVICE_MAP | GNTMAP.application_map | CONTAINS_PTE;
+/** What a handle keeps of the flags of its map. */
+const KEPT = HALVES | READONLY | CONTAINS_PTE;
+
+const {
+  hostLow: HOST_LOW,
+  hostHigh: HOST_HIGH,
+  flags: FLAGS,
+  ref: REF,
+  domainAndStatus: DOMAIN_STATUS,
+  handle: HANDLE_OUT,
+  busLow: BUS_LOW,
+  busHigh: BUS_HIGH,
+} = MapElement;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
   const record = context.pending.record(vcpu);
   switch (phase) {
-    case Phase.check:
-      return check(context, vcpu, record);
     case Phase.pin:
       return pin(context, vcpu, record);
     case Phase.host:
@@ -68,194 +67,177 @@ export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number
   }
 }
 
-function refuse(context: GrantContext, record: number, status: GrantStatus): number {
-  context.heap.write(record + STATUS, status);
-  return Phase.finish;
+/** Place of the element that the operation is at. */
+function elementOf(record: Uint32Array): number {
+  return ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
 }
 
-/** 1 to 5: what can be said without the entry, and a handle. */
-function check(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables } = context;
-  const index = heap.words[record + Pending.index]!;
-  if (index === heap.words[record + Pending.count]!) {
-    return Phase.end;
+/** 1 to 5: what can be said without the entry, and a handle. Then {@link pinEntry}. */
+function pin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  if (record[INDEX] === record[COUNT]) return Phase.end;
+  const element = elementOf(record);
+  const mapper = record[DOMAIN]! as Domid;
+  const flags = record[element + FLAGS]!;
+  const granter = (record[element + DOMAIN_STATUS]! & 0xffff) as Domid;
+  record[HANDLE] = 0;
+  let status: GrantStatus = GrantStatus.okay;
+  if ((flags & HALVES) === 0) status = GrantStatus.bad_gntref;
+  else if ((flags & HVM_FORBIDDEN) !== 0 && context.domain(mapper)!.kind === 'hvm') status = GrantStatus.general_error;
+  else if (granter >= DOMID_FIRST_RESERVED || context.domain(granter) === null) status = GrantStatus.bad_domain;
+  else {
+    const handle = context.tables.maptrack(mapper).take(vcpu);
+    if (handle < 0) status = GrantStatus.no_space;
+    else {
+      record[HANDLE] = handle + 1;
+      status = pinEntry(context, record, element, mapper, granter, flags);
+    }
   }
-  const element = pending.argument(vcpu, index);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const flags = heap.words[element + MapElement.flags]!;
-  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
-  heap.write(record + HANDLE, 0);
-  if ((flags & (GNTMAP.device_map | GNTMAP.host_map)) === 0) return refuse(context, record, GrantStatus.bad_gntref);
-  const hvmForbidden = GNTMAP.device_map | GNTMAP.application_map | GNTMAP.contains_pte;
-  if (context.domain(mapper)!.kind === 'hvm' && (flags & hvmForbidden) !== 0) {
-    return refuse(context, record, GrantStatus.general_error);
-  }
-  if (granter >= DOMID_FIRST_RESERVED || !context.domain(granter))
-    return refuse(context, record, GrantStatus.bad_domain);
-  const handle = tables.maptrack(mapper).take(vcpu);
-  if (handle < 0) return refuse(context, record, GrantStatus.no_space);
-  heap.write(record + HANDLE, handle + 1);
-  return Phase.pin;
+  if (status === GrantStatus.okay) return Phase.host;
+  return refuse(context, vcpu, record, status);
 }
 
 /** 6 to 10: under the entry's lock, which one micro-step holds from end to end. */
-function pin(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables, frames } = context;
-  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
-  const ref = heap.words[element + MapElement.ref]!;
-  const flags = heap.words[element + MapElement.flags]!;
-  const readOnly = (flags & GNTMAP.readonly) !== 0;
+function pinEntry(
+  context: GrantContext,
+  record: Uint32Array,
+  element: number,
+  mapper: Domid,
+  granter: Domid,
+  flags: number,
+): GrantStatus {
+  const { tables } = context;
+  const ref = record[element + REF]!;
+  if (ref >= tables.entries(granter)) return GrantStatus.bad_gntref;
+  const readOnly = (flags & READONLY) !== 0;
   const increment = pinIncrement(flags);
-
-  if (ref >= tables.entries(granter)) return undoHandle(context, record, GrantStatus.bad_gntref);
   const pins = tables.pins(granter, ref);
   if (pins !== 0 && (tables.activeMapper(granter, ref) !== mapper || pinsAreFull(pins, increment))) {
-    return undoHandle(context, record, GrantStatus.general_error);
+    return GrantStatus.general_error;
   }
   const marks = pins === 0 || (!readOnly && !hasWritePins(pins));
-  if (marks && !tables.setStatus(granter, ref, mapper, readOnly)) {
-    return undoHandle(context, record, GrantStatus.general_error);
-  }
-  let frame = tables.activeFrame(granter, ref);
+  if (marks && !tables.setStatus(granter, ref, mapper, readOnly)) return GrantStatus.general_error;
+  let frame = tables.activeFrame(granter, ref) as number;
   if (pins === 0) {
-    const found = context.grantedFrame(granter, tables.sharedGfn(granter, ref));
-    if (found < 0) {
+    frame = context.grantedFrame(granter, tables.sharedGfn(granter, ref));
+    if (frame < 0) {
       tables.reduceStatus(granter, ref, readOnly);
-      return undoHandle(context, record, GrantStatus.bad_page);
+      return GrantStatus.bad_page;
     }
-    frame = found as Mfn;
-    tables.activate(granter, ref, mapper, frame);
   }
-  tables.addPins(granter, ref, increment);
-  const { pages, types } = referencesOf(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
-  for (let taken = 0; taken < types; taken += 1) {
-    if (frames.getType(frame, FrameType.writable)) continue;
-    while (taken-- > 0) frames.putType(frame);
-    tables.dropPins(granter, ref, increment, readOnly);
-    return undoHandle(context, record, GrantStatus.general_error);
+  const types = typeReferences(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
+  if (!context.frames.takeReferences(frame as Mfn, pageReferences(flags), types)) {
+    if (marks) tables.reduceStatus(granter, ref, readOnly);
+    return GrantStatus.general_error;
   }
-  for (let taken = 0; taken < pages; taken += 1) frames.getPage(frame, granter);
-  heap.write(record + FRAME, frame);
-  return Phase.host;
+  tables.activate(granter, ref, pins + increment, mapper, frame as Mfn);
+  record[FRAME] = frame;
+  return GrantStatus.okay;
 }
 
-function undoHandle(context: GrantContext, record: number, status: GrantStatus): number {
-  const { heap, tables } = context;
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  tables.maptrack(mapper).put((heap.words[record + HANDLE]! - 1) as MaptrackHandle);
-  heap.write(record + HANDLE, 0);
-  return refuse(context, record, status);
+/** The element failed: the handle goes back, and the guest is told. */
+function refuse(context: GrantContext, vcpu: Vcpu, record: Uint32Array, status: GrantStatus): number {
+  if (record[HANDLE] !== 0) {
+    const handle = (record[HANDLE]! - 1) as MaptrackHandle;
+    context.tables.maptrack(record[DOMAIN]! as Domid).giveBack(handle, vcpu);
+    record[HANDLE] = 0;
+  }
+  record[STATUS] = status;
+  return Phase.finish;
 }
 
-/** Undoes what {@link pin} did, after a later step failed. */
-function undoPin(context: GrantContext, vcpu: Vcpu, record: number, status: GrantStatus): number {
-  const { heap, pending, tables, frames } = context;
-  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
-  const flags = heap.words[element + MapElement.flags]!;
-  const frame = heap.words[record + FRAME]! as Mfn;
-  const { pages, types } = referencesOf(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
-  for (let given = 0; given < types; given += 1) frames.putType(frame);
-  for (let given = 0; given < pages; given += 1) frames.putPage(frame);
-  tables.dropPins(granter, heap.words[element + MapElement.ref]!, pinIncrement(flags), (flags & GNTMAP.readonly) !== 0);
-  return undoHandle(context, record, status);
+/** Undoes what {@link pinEntry} did, after a later step failed. */
+function undoPin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const element = elementOf(record);
+  const mapper = record[DOMAIN]! as Domid;
+  const granter = (record[element + DOMAIN_STATUS]! & 0xffff) as Domid;
+  const flags = record[element + FLAGS]!;
+  const types = typeReferences(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
+  context.frames.dropReferences(record[FRAME]! as Mfn, pageReferences(flags), types);
+  context.tables.dropPins(granter, record[element + REF]!, pinIncrement(flags), (flags & READONLY) !== 0);
+  return refuse(context, vcpu, record, GrantStatus.general_error);
 }
 
 /** 12: the host mapping. For an HVM mapper that is the p2m entry, and with it what its devices reach. */
-function host(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending } = context;
-  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const flags = heap.words[element + MapElement.flags]!;
-  if ((flags & GNTMAP.host_map) !== 0) {
-    const low = heap.words[element + MapElement.hostLow]!;
-    const high = heap.words[element + MapElement.hostHigh]!;
-    if (context.domain(mapper)!.kind === 'hvm') {
-      const ready = context.ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
-      if (ready === Reuse.waiting) return Step.blocked;
-      if (ready === Reuse.flushing) return flushThen(context.ports.device, vcpu, Phase.host, Phase.host);
-      if (ready === Reuse.refused) return undoPin(context, vcpu, record, GrantStatus.general_error);
-    }
-    const frame = heap.words[record + FRAME]! as Mfn;
-    if (!context.ports.host.create(vcpu, mapper, low, high, frame, flags)) {
-      return undoPin(context, vcpu, record, GrantStatus.general_error);
-    }
+function host(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const element = elementOf(record);
+  const flags = record[element + FLAGS]!;
+  if ((flags & HOST_MAP) === 0) return Phase.device;
+  const mapper = record[DOMAIN]! as Domid;
+  const low = record[element + HOST_LOW]!;
+  const high = record[element + HOST_HIGH]!;
+  const { ports } = context;
+  if (context.domain(mapper)!.kind === 'hvm') {
+    const ready = ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
+    if (ready === Reuse.waiting) return Step.blocked;
+    if (ready === Reuse.flushing) return flushThen(ports.device, vcpu, Phase.host, Phase.host);
+    if (ready === Reuse.refused) return undoPin(context, vcpu, record);
   }
-  return Phase.hostFlush;
+  if (!ports.host.create(vcpu, mapper, low, high, record[FRAME]! as Mfn, flags)) return undoPin(context, vcpu, record);
+  return ports.device.isFlushed(vcpu) ? Phase.device : Phase.hostFlush;
 }
 
 /** 13: a PV mapper's devices follow its live handles: the first maps, the first writable one promotes. */
-function device(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables } = context;
-  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
-  if (mapper === granter || !context.domain(mapper)!.syncDevices) {
-    return Phase.finish;
-  }
-  const frame = heap.words[record + FRAME]! as Mfn;
-  const readOnly = (heap.words[element + MapElement.flags]! & GNTMAP.readonly) !== 0;
-  const holder = context.locks.holder(mapper);
+function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const element = elementOf(record);
+  const mapper = record[DOMAIN]! as Domid;
+  const granter = (record[element + DOMAIN_STATUS]! & 0xffff) as Domid;
+  if (mapper === granter || !context.domain(mapper)!.syncDevices) return finish(context, vcpu, record);
+  const { tables, locks } = context;
+  const access = context.ports.device;
+  const frame = record[FRAME]! as Mfn;
+  const readOnly = (record[element + FLAGS]! & READONLY) !== 0;
+  const holder = locks.holder(mapper);
   if (holder >= 0 && holder !== vcpu) return Step.blocked;
   const writers = tables.writers(mapper, frame);
   const readers = tables.readers(mapper, frame);
   if (readers === 0 && writers === 0) {
-    const ready = context.ports.device.prepare(vcpu, mapper, frame);
+    const ready = access.prepare(vcpu, mapper, frame);
     if (ready === Reuse.waiting) return Step.blocked;
-    if (ready === Reuse.flushing) return flushThen(context.ports.device, vcpu, Phase.device, Phase.device);
+    if (ready === Reuse.flushing) return flushThen(access, vcpu, Phase.device, Phase.device);
     if (ready === Reuse.refused) return undoHost(context, vcpu, record);
   }
   // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.
-  context.locks.take(mapper, vcpu);
-  const mustMap = readOnly ? readers === 0 && writers === 0 : writers === 0;
-  if (mustMap && context.ports.device.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0) {
-    context.locks.drop(mapper, vcpu);
+  locks.take(mapper, vcpu);
+  const mustMap = writers === 0 && (!readOnly || readers === 0);
+  if (mustMap && access.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0) {
+    locks.drop(mapper, vcpu);
     return undoHost(context, vcpu, record);
   }
   tables.countHandle(mapper, frame, readOnly, 1);
-  return Phase.deviceFlush;
+  return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
 }
 
 /** Undoes what {@link host} did, and what came before it. */
-function undoHost(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending } = context;
-  const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const flags = heap.words[element + MapElement.flags]!;
-  if ((flags & GNTMAP.host_map) !== 0) {
-    const low = heap.words[element + MapElement.hostLow]!;
-    const high = heap.words[element + MapElement.hostHigh]!;
-    context.ports.host.destroy(vcpu, mapper, low, high, heap.words[record + FRAME]! as Mfn, flags);
+function undoHost(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const element = elementOf(record);
+  const flags = record[element + FLAGS]!;
+  if ((flags & HOST_MAP) !== 0) {
+    const low = record[element + HOST_LOW]!;
+    const high = record[element + HOST_HIGH]!;
+    context.ports.host.destroy(vcpu, record[DOMAIN]! as Domid, low, high, record[FRAME]! as Mfn, flags);
   }
-  return undoPin(context, vcpu, record, GrantStatus.general_error);
+  return undoPin(context, vcpu, record);
 }
 
 /** The outcome goes to the guest; on success the handle comes to life. */
-function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables } = context;
-  const index = heap.words[record + Pending.index]!;
-  const element = pending.argument(vcpu, index);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
+function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const index = record[INDEX]!;
+  const element = ARGUMENTS + index * ARGUMENT_WORDS;
+  const mapper = record[DOMAIN]! as Domid;
   if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
-  const status = heap.words[record + STATUS]!;
-  const granter = (heap.words[element + MapElement.domainAndStatus]! & 0xffff) as Domid;
-  heap.write(element + MapElement.domainAndStatus, granter | ((status & 0xffff) << 16));
+  const status = record[STATUS]!;
+  const granter = (record[element + DOMAIN_STATUS]! & 0xffff) as Domid;
+  record[element + DOMAIN_STATUS] = granter | (status << 16);
   if (status === GrantStatus.okay) {
-    const handle = (heap.words[record + HANDLE]! - 1) as MaptrackHandle;
-    const flags =
-      heap.words[element + MapElement.flags]! &
-      (GNTMAP.device_map | GNTMAP.host_map | GNTMAP.readonly | GNTMAP.contains_pte);
-    const frame = heap.words[record + FRAME]!;
-    tables.maptrack(mapper).set(handle, granter, heap.words[element + MapElement.ref]!, flags);
-    heap.write(element + MapElement.handle, handle);
-    heap.write(element + MapElement.busLow, frame << 12);
-    heap.write(element + MapElement.busHigh, frame >>> 20);
+    const handle = (record[HANDLE]! - 1) as MaptrackHandle;
+    const frame = record[FRAME]!;
+    context.tables.maptrack(mapper).set(handle, vcpu, granter, record[element + REF]!, record[element + FLAGS]! & KEPT);
+    record[element + HANDLE_OUT] = handle;
+    record[element + BUS_LOW] = frame << 12;
+    record[element + BUS_HIGH] = frame >>> 20;
   }
   context.ports.device.elementEnd(vcpu);
-  heap.write(record + STATUS, 0);
-  heap.write(record + Pending.index, index + 1);
-  return Phase.check;
+  record[STATUS] = 0;
+  record[INDEX] = index + 1;
+  return Phase.pin;
 }

@@ -5,13 +5,12 @@
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
-import { Pending, Step } from '../../machine/pending.ts';
-import { GNTMAP, pinIncrement, UnmapElement } from '../layouts.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
+import { GNTMAP, pageReferences, pinIncrement, typeReferences, UnmapElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
-import { UNMAP_BATCH } from '../unmap-batch.ts';
+import { Batch, ENDED_USE_WORDS, EndedUse, UNMAP_BATCH } from '../unmap-batch.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
-import { referencesOf } from './map-grant-ref.ts';
 
 const Phase = {
   take: 0,
@@ -22,9 +21,9 @@ const Phase = {
   batchEnd: 5,
   batchFlush: 6,
   complete: 7,
-  nextBatch: 8,
 } as const;
 
+const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
 const FRAME = Pending.scratch;
 const STATUS = Pending.scratch + 1;
 /** Granting domain, ref, flags of the handle, and the halves that go. */
@@ -32,8 +31,19 @@ const GRANTER = Pending.scratch + 2;
 const REF = Pending.scratch + 3;
 const FLAGS = Pending.scratch + 4;
 const HALVES = Pending.scratch + 5;
-const IN_BATCH = Pending.scratch + 6;
-const COMPLETED = Pending.scratch + 7;
+
+const { device_map: DEVICE_MAP, host_map: HOST_MAP, readonly: READONLY } = GNTMAP;
+const {
+  hostLow: HOST_LOW,
+  hostHigh: HOST_HIGH,
+  busLow: BUS_LOW,
+  busHigh: BUS_HIGH,
+  handle: HANDLE_IN,
+  status: STATUS_OUT,
+} = UnmapElement;
+
+const { count: IN_BATCH, completed: COMPLETED } = Batch;
+const { halves: ENDED_HALVES, granter: ENDED_GRANTER, ref: ENDED_REF, frame: ENDED_FRAME } = EndedUse;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
@@ -54,133 +64,127 @@ export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: numb
       return Phase.batchFlush;
     case Phase.batchFlush:
       return completeAll(context.ports.device, vcpu, Phase.batchFlush, Phase.complete);
-    case Phase.complete:
-      return complete(context, vcpu, record);
     default:
-      if (context.heap.words[record + Pending.index] === context.heap.words[record + Pending.count]) return Step.done;
-      context.heap.write(record + IN_BATCH, 0);
-      context.heap.write(record + COMPLETED, 0);
-      return Phase.take;
+      return complete(context, vcpu, record);
   }
 }
 
 /** 1 to 9 of the first pass: the handle, its addresses, the host mapping. */
-function take(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables } = context;
-  const index = heap.words[record + Pending.index]!;
-  if (index === heap.words[record + Pending.count]! || heap.words[record + IN_BATCH]! === UNMAP_BATCH) {
-    return Phase.batchEnd;
-  }
-  const element = pending.argument(vcpu, index);
-  const mapper = heap.words[record + Pending.domain]! as Domid;
+function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const index = record[INDEX]!;
+  if (index === record[COUNT] || context.batches.of(vcpu)[IN_BATCH] === UNMAP_BATCH) return Phase.batchEnd;
+  const element = ARGUMENTS + index * ARGUMENT_WORDS;
+  const mapper = record[DOMAIN]! as Domid;
+  const { tables } = context;
   const maptrack = tables.maptrack(mapper);
-  const handle = heap.words[element + UnmapElement.handle]! as MaptrackHandle;
+  const handle = record[element + HANDLE_IN]! as MaptrackHandle;
   const flags = maptrack.flags(handle);
-  heap.write(record + HALVES, 0);
-  if (flags === 0) return end(context, record, GrantStatus.bad_handle);
+  record[HALVES] = 0;
+  if (flags === 0) return end(record, GrantStatus.bad_handle);
   const granter = maptrack.domain(handle);
   const ref = maptrack.ref(handle);
-  if (ref >= tables.entries(granter)) return end(context, record, GrantStatus.bad_handle);
+  if (ref >= tables.entries(granter)) return end(record, GrantStatus.bad_handle);
   const frame = tables.activeFrame(granter, ref);
 
-  const busLow = heap.words[element + UnmapElement.busLow]!;
-  const busHigh = heap.words[element + UnmapElement.busHigh]!;
-  const takesDevice = (busLow | busHigh) !== 0 && (flags & GNTMAP.device_map) !== 0;
-  if (takesDevice && (busLow !== (frame << 12) >>> 0 || busHigh !== frame >>> 20)) {
-    return end(context, record, GrantStatus.bad_dev_addr);
+  const busLow = record[element + BUS_LOW]!;
+  const busHigh = record[element + BUS_HIGH]!;
+  const takesDevice = (busLow | busHigh) !== 0 && (flags & DEVICE_MAP) !== 0;
+  if (takesDevice && ((busLow | 0) !== frame << 12 || busHigh !== frame >>> 20)) {
+    return end(record, GrantStatus.bad_dev_addr);
   }
-  const hostLow = heap.words[element + UnmapElement.hostLow]!;
-  const hostHigh = heap.words[element + UnmapElement.hostHigh]!;
-  const takesHost = (hostLow | hostHigh) !== 0 && (flags & GNTMAP.host_map) !== 0;
+  const hostLow = record[element + HOST_LOW]!;
+  const hostHigh = record[element + HOST_HIGH]!;
+  const takesHost = (hostLow | hostHigh) !== 0 && (flags & HOST_MAP) !== 0;
   if (takesHost && !context.ports.host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags)) {
-    return end(context, record, GrantStatus.general_error);
+    return end(record, GrantStatus.general_error);
   }
-  const halves = (takesHost ? GNTMAP.host_map : 0) | (takesDevice ? GNTMAP.device_map : 0);
-  heap.write(record + FRAME, frame);
-  heap.write(record + GRANTER, granter);
-  heap.write(record + REF, ref);
-  heap.write(record + FLAGS, flags);
-  heap.write(record + HALVES, halves);
+  const halves = (takesHost ? HOST_MAP : 0) | (takesDevice ? DEVICE_MAP : 0);
+  record[FRAME] = frame;
+  record[GRANTER] = granter;
+  record[REF] = ref;
+  record[FLAGS] = flags;
+  record[HALVES] = halves;
+  record[STATUS] = GrantStatus.okay;
   const left = flags & ~halves;
-  maptrack.setFlags(handle, (left & (GNTMAP.host_map | GNTMAP.device_map)) === 0 ? 0 : left);
-  heap.write(record + STATUS, GrantStatus.okay);
-  return Phase.hostFlush;
+  maptrack.setFlags(handle, (left & (HOST_MAP | DEVICE_MAP)) === 0 ? 0 : left);
+  return context.ports.device.isFlushed(vcpu) ? Phase.device : Phase.hostFlush;
 }
 
-function end(context: GrantContext, record: number, status: GrantStatus): number {
-  context.heap.write(record + STATUS, status);
+function end(record: Uint32Array, status: GrantStatus): number {
+  record[STATUS] = status;
   return Phase.finish;
 }
 
 /** The mapper's devices follow its live handles: the last goes, the last writable one demotes. */
-function device(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending, tables } = context;
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  const granter = heap.words[record + GRANTER]! as Domid;
-  const halves = heap.words[record + HALVES]!;
-  const flags = heap.words[record + FLAGS]!;
-  const isLast = halves !== 0 && (flags & ~halves & (GNTMAP.host_map | GNTMAP.device_map)) === 0;
-  if (isLast && mapper !== granter && context.domain(mapper)!.syncDevices && !context.locks.take(mapper, vcpu)) {
-    return Step.blocked;
-  }
+function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const halves = record[HALVES]!;
+  const flags = record[FLAGS]!;
+  const isLast = halves !== 0 && (flags & ~halves & (HOST_MAP | DEVICE_MAP)) === 0;
+  if (!isLast) return finish(context, vcpu, record);
+  const { tables } = context;
+  const mapper = record[DOMAIN]! as Domid;
+  const follows = mapper !== record[GRANTER] && context.domain(mapper)!.syncDevices;
+  if (follows && !context.locks.take(mapper, vcpu)) return Step.blocked;
   // Not before the host mapping is flushed, which for an HVM mapper is what its devices reach: a freed handle is
   // reused.
-  if (isLast) {
-    const element = pending.argument(vcpu, heap.words[record + Pending.index]!);
-    tables.maptrack(mapper).put(heap.words[element + UnmapElement.handle]! as MaptrackHandle);
+  const element = ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
+  tables.maptrack(mapper).put(record[element + HANDLE_IN]! as MaptrackHandle);
+  if (!follows) return finish(context, vcpu, record);
+  const frame = record[FRAME]! as Mfn;
+  const readOnly = (flags & READONLY) !== 0;
+  tables.countHandle(mapper, frame, readOnly, -1);
+  const access = context.ports.device;
+  if (tables.writers(mapper, frame) === 0) {
+    if (tables.readers(mapper, frame) === 0) access.unmap(vcpu, mapper, frame);
+    else if (!readOnly) access.map(vcpu, mapper, frame, 1);
   }
-  if (isLast && mapper !== granter && context.domain(mapper)!.syncDevices) {
-    const frame = heap.words[record + FRAME]! as Mfn;
-    const readOnly = (flags & GNTMAP.readonly) !== 0;
-    tables.countHandle(mapper, frame, readOnly, -1);
-    const writers = tables.writers(mapper, frame);
-    const readers = tables.readers(mapper, frame);
-    if (readers === 0 && writers === 0) context.ports.device.unmap(vcpu, mapper, frame);
-    else if (!readOnly && writers === 0) context.ports.device.map(vcpu, mapper, frame, 1);
+  return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
+}
+
+/** The first pass over an element ends: the guest is told, and what ended is noted for the second. */
+function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const index = record[INDEX]!;
+  const mapper = record[DOMAIN]! as Domid;
+  if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
+  record[ARGUMENTS + index * ARGUMENT_WORDS + STATUS_OUT] = record[STATUS]! & 0xffff;
+  context.ports.device.elementEnd(vcpu);
+  const batch = context.batches.of(vcpu);
+  const inBatch = batch[IN_BATCH]!;
+  const halves = record[HALVES]!;
+  if (halves !== 0) {
+    const ended = Batch.records + inBatch * ENDED_USE_WORDS;
+    batch[ended + ENDED_HALVES] = halves | (record[FLAGS]! & READONLY);
+    batch[ended + ENDED_GRANTER] = record[GRANTER]!;
+    batch[ended + ENDED_REF] = record[REF]!;
+    batch[ended + ENDED_FRAME] = record[FRAME]!;
   }
-  return Phase.deviceFlush;
+  batch[IN_BATCH] = inBatch + 1;
+  record[INDEX] = index + 1;
+  return Phase.take;
 }
 
 /** The second pass, one element: what is flushed ends now, what is not is held back until it is. */
-function complete(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, batches, ports } = context;
-  const at = heap.words[record + COMPLETED]!;
-  if (at === heap.words[record + IN_BATCH]) return Phase.nextBatch;
-  heap.write(record + COMPLETED, at + 1);
-  const halves = batches.halves(vcpu, at);
-  if (halves === 0) return Phase.complete;
-  const mapper = heap.words[record + Pending.domain] as Domid;
-  const [granter, ref, frame] = [batches.granter(vcpu, at), batches.ref(vcpu, at), batches.frame(vcpu, at)];
-  if (ports.device.holdsBack(vcpu)) ports.device.holdGrant(vcpu, granter, ref, halves, frame, mapper);
-  else completeGrant(context, granter, ref, halves, frame, mapper);
-  batches.clear(vcpu, at);
-  return Phase.complete;
-}
-
-function finish(context: GrantContext, vcpu: Vcpu, record: number): number {
-  const { heap, pending } = context;
-  const index = heap.words[record + Pending.index]!;
-  const mapper = heap.words[record + Pending.domain]! as Domid;
-  if (context.locks.holder(mapper) === vcpu) context.locks.drop(mapper, vcpu);
-  heap.write(pending.argument(vcpu, index) + UnmapElement.status, heap.words[record + STATUS]! & 0xffff);
-  context.ports.device.elementEnd(vcpu);
-  const inBatch = heap.words[record + IN_BATCH]!;
-  const halves = heap.words[record + HALVES]!;
-  if (halves !== 0) {
-    const readOnly = heap.words[record + FLAGS]! & GNTMAP.readonly;
-    const granter = heap.words[record + GRANTER] as Domid;
-    context.batches.put(
-      vcpu,
-      inBatch,
-      halves | readOnly,
-      granter,
-      heap.words[record + REF]!,
-      heap.words[record + FRAME] as Mfn,
-    );
+function complete(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const batch = context.batches.of(vcpu);
+  const at = batch[COMPLETED]!;
+  if (at === batch[IN_BATCH]) {
+    batch[IN_BATCH] = 0;
+    batch[COMPLETED] = 0;
+    return record[INDEX] === record[COUNT] ? Step.done : Phase.take;
   }
-  heap.write(record + IN_BATCH, inBatch + 1);
-  heap.write(record + Pending.index, index + 1);
-  return Phase.take;
+  batch[COMPLETED] = at + 1;
+  const ended = Batch.records + at * ENDED_USE_WORDS;
+  const halves = batch[ended + ENDED_HALVES]!;
+  if (halves === 0) return Phase.complete;
+  batch[ended + ENDED_HALVES] = 0;
+  const mapper = record[DOMAIN]! as Domid;
+  const granter = batch[ended + ENDED_GRANTER]! as Domid;
+  const ref = batch[ended + ENDED_REF]!;
+  const frame = batch[ended + ENDED_FRAME]! as Mfn;
+  const access = context.ports.device;
+  if (access.holdsBack(vcpu)) access.holdGrant(vcpu, granter, ref, halves, frame, mapper);
+  else completeGrant(context, granter, ref, halves, frame, mapper);
+  return Phase.complete;
 }
 
 /**
@@ -196,12 +200,9 @@ export function completeGrant(
   frame: Mfn,
   mapper: Domid,
 ): void {
-  const { frames, tables } = context;
   const granterIsPv = context.domain(granter)?.kind !== 'hvm';
-  const { pages, types } = referencesOf(halves, mapper === granter, granterIsPv);
-  for (let given = 0; given < types; given += 1) frames.putType(frame);
-  let isLast = false;
-  for (let given = 0; given < pages; given += 1) isLast = frames.putPage(frame);
-  tables.dropPins(granter, ref, pinIncrement(halves), (halves & GNTMAP.readonly) !== 0);
-  if (isLast) frames.free(frame);
+  const types = typeReferences(halves, mapper === granter, granterIsPv);
+  const isLast = context.frames.dropReferences(frame, pageReferences(halves), types);
+  context.tables.dropPins(granter, ref, pinIncrement(halves), (halves & READONLY) !== 0);
+  if (isLast) context.frames.free(frame);
 }

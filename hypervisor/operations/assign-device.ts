@@ -16,21 +16,21 @@ export const AssignScratch = {
 const Phase = { start: 0, flush: 1, detach: 2, detachFlush: 3, leave: 4 } as const;
 
 export function stepAssignDevice(context: OperationContext, vcpu: Vcpu, phase: number): number {
-  const { heap, pending, driver } = context.parts;
+  const { pending, driver } = context.parts;
   if (phase !== Phase.start) return flushThen(context.access, vcpu, Phase.flush, Step.done);
   const record = pending.record(vcpu);
-  const domain = heap.words[record + Pending.domain] as Domid;
-  const unit = heap.words[record + AssignScratch.unit] as UnitIndex;
-  const errno = driver.attach(vcpu, domain, unit, heap.words[record + AssignScratch.device] as Sbdf);
-  heap.write(record + Pending.result, errno);
+  const domain = record[Pending.domain] as Domid;
+  const unit = record[AssignScratch.unit] as UnitIndex;
+  const errno = driver.attach(vcpu, domain, unit, record[AssignScratch.device] as Sbdf);
+  record[Pending.result] = errno;
   return errno === 0 ? Phase.flush : Step.done;
 }
 
 export function stepDeassignDevice(context: OperationContext, vcpu: Vcpu, phase: number): number {
-  const { heap, pending, driver } = context.parts;
+  const { pending, driver } = context.parts;
   const record = pending.record(vcpu);
-  const domain = heap.words[record + Pending.domain] as Domid;
-  const unit = heap.words[record + AssignScratch.unit] as UnitIndex;
+  const domain = record[Pending.domain] as Domid;
+  const unit = record[AssignScratch.unit] as UnitIndex;
   switch (phase) {
     case Phase.start:
       driver.barrier(vcpu, domain);
@@ -38,12 +38,12 @@ export function stepDeassignDevice(context: OperationContext, vcpu: Vcpu, phase:
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.detach);
     case Phase.detach:
-      driver.detach(vcpu, unit, heap.words[record + AssignScratch.device] as Sbdf);
+      driver.detach(vcpu, unit, record[AssignScratch.device] as Sbdf);
       return Phase.detachFlush;
     case Phase.detachFlush:
       return completeAll(context.access, vcpu, Phase.detachFlush, Phase.leave);
     default:
-      if (heap.words[record + AssignScratch.leaves] !== 0) driver.leave(domain, unit);
+      if (record[AssignScratch.leaves] !== 0) driver.leave(domain, unit);
       return Step.done;
   }
 }

@@ -30,14 +30,13 @@ export interface OperationContext {
   readonly access: DriverAccess;
 }
 
-function fail(context: OperationContext, record: number, errno: number): number {
-  context.parts.heap.write(record + Pending.result, errno);
+function fail(record: Uint32Array, errno: number): number {
+  record[Pending.result] = errno;
   return Step.done;
 }
 
-function firstDfn(context: OperationContext, record: number): number {
-  const { heap } = context.parts;
-  return heap.words[record + DmaScratch.dfnLow]! + heap.words[record + DmaScratch.dfnHigh]! * 0x100000000;
+function firstDfn(record: Uint32Array): number {
+  return record[DmaScratch.dfnLow]! + record[DmaScratch.dfnHigh]! * 0x100000000;
 }
 
 /** One micro-step of dma_map: pages go in one by one, each change flushed as the policy wishes. */
@@ -60,63 +59,61 @@ export function stepDmaMap(context: OperationContext, vcpu: Vcpu, phase: number)
 }
 
 /** Everything that can be refused is refused before anything is changed. */
-function checkMap(context: OperationContext, record: number): number {
-  const { heap, driver, frames } = context.parts;
-  const domain = heap.words[record + Pending.domain]! as Domid;
-  const dfn = firstDfn(context, record);
-  const frame = heap.words[record + DmaScratch.frame]!;
-  const pages = heap.words[record + DmaScratch.pages]!;
-  if (!driver.tables.exists(domain)) return fail(context, record, Errno.EOPNOTSUPP);
-  if (pages === 0) return fail(context, record, Errno.EINVAL);
-  if (!driver.tables.reaches((dfn + pages - 1) as Dfn)) return fail(context, record, Errno.ERANGE);
+function checkMap(context: OperationContext, record: Uint32Array): number {
+  const { driver, frames } = context.parts;
+  const domain = record[Pending.domain]! as Domid;
+  const dfn = firstDfn(record);
+  const frame = record[DmaScratch.frame]!;
+  const pages = record[DmaScratch.pages]!;
+  if (!driver.tables.exists(domain)) return fail(record, Errno.EOPNOTSUPP);
+  if (pages === 0) return fail(record, Errno.EINVAL);
+  if (!driver.tables.reaches((dfn + pages - 1) as Dfn)) return fail(record, Errno.ERANGE);
   for (let page = 0; page < pages; page += 1) {
     const at = (frame + page) as Mfn;
-    if (!frames.isAllocated(at) || frames.owner(at) !== domain) return fail(context, record, Errno.EPERM);
+    if (!frames.isAllocated(at) || frames.owner(at) !== domain) return fail(record, Errno.EPERM);
     if (driver.tables.find(domain, (dfn + page) as Dfn, false) === 1 && (driver.tables.low & 3) !== 0) {
-      return fail(context, record, Errno.EEXIST);
+      return fail(record, Errno.EEXIST);
     }
   }
   return Phase.page;
 }
 
-function mapPage(context: OperationContext, vcpu: Vcpu, record: number): number {
-  const { heap, driver } = context.parts;
-  const domain = heap.words[record + Pending.domain]! as Domid;
-  const failed = heap.words[record + Pending.result]! | 0;
+function mapPage(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
+  const { driver } = context.parts;
+  const domain = record[Pending.domain]! as Domid;
+  const failed = record[Pending.result]! | 0;
   if (failed !== 0) return undoMap(context, vcpu, record, failed);
-  const done = heap.words[record + DmaScratch.done]!;
-  if (done === heap.words[record + DmaScratch.pages]!) {
+  const done = record[DmaScratch.done]!;
+  if (done === record[DmaScratch.pages]!) {
     return Phase.end;
   }
-  const dfn = (firstDfn(context, record) + done) as Dfn;
+  const dfn = (firstDfn(record) + done) as Dfn;
   const ready = context.access.prepare(vcpu, domain, dfn);
   if (ready === Reuse.waiting) return Step.blocked;
   if (ready === Reuse.flushing) return flushThen(context.access, vcpu, Phase.page, Phase.page);
-  const frame = (heap.words[record + DmaScratch.frame]! + done) as Mfn;
+  const frame = (record[DmaScratch.frame]! + done) as Mfn;
   const errno =
-    ready === Reuse.refused
-      ? Errno.EBUSY
-      : driver.map(vcpu, domain, dfn, frame, heap.words[record + DmaScratch.rights]!);
+    ready === Reuse.refused ? Errno.EBUSY : driver.map(vcpu, domain, dfn, frame, record[DmaScratch.rights]!);
   if (errno !== 0) return undoMap(context, vcpu, record, errno);
-  heap.write(record + DmaScratch.done, done + 1);
+  record[DmaScratch.done] = done + 1;
   return Phase.pageFlush;
 }
 
 /** Takes back the pages that went in before one failed. */
-function undoMap(context: OperationContext, vcpu: Vcpu, record: number, errno: number): number {
-  const { heap, driver } = context.parts;
-  const domain = heap.words[record + Pending.domain]! as Domid;
-  const done = heap.words[record + DmaScratch.done]!;
-  if (done === 0) return fail(context, record, errno);
-  driver.unmap(vcpu, domain, (firstDfn(context, record) + done - 1) as Dfn, 0);
-  heap.write(record + DmaScratch.done, done - 1);
-  heap.write(record + Pending.result, errno);
+function undoMap(context: OperationContext, vcpu: Vcpu, record: Uint32Array, errno: number): number {
+  const { driver } = context.parts;
+  const domain = record[Pending.domain]! as Domid;
+  const done = record[DmaScratch.done]!;
+  if (done === 0) return fail(record, errno);
+  driver.unmap(vcpu, domain, (firstDfn(record) + done - 1) as Dfn, 0);
+  record[DmaScratch.done] = done - 1;
+  record[Pending.result] = errno;
   return Phase.pageFlush;
 }
 
 /** One micro-step of dma_unmap: the range goes in the largest naturally aligned pieces. */
 export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
-  const { heap, pending } = context.parts;
+  const { pending } = context.parts;
   const record = pending.record(vcpu);
   switch (phase) {
     case Phase.check:
@@ -131,33 +128,32 @@ export function stepDmaUnmap(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.endFlush:
       return completeAll(context.access, vcpu, Phase.endFlush, Phase.next);
     default:
-      heap.write(record + DmaScratch.pieces, 0);
-      return heap.words[record + DmaScratch.done] === heap.words[record + DmaScratch.pages] ? Step.done : Phase.page;
+      record[DmaScratch.pieces] = 0;
+      return record[DmaScratch.done] === record[DmaScratch.pages] ? Step.done : Phase.page;
   }
 }
 
-function checkUnmap(context: OperationContext, record: number): number {
-  const { heap, driver } = context.parts;
-  if (!driver.tables.exists(heap.words[record + Pending.domain]! as Domid))
-    return fail(context, record, Errno.EOPNOTSUPP);
-  const end = firstDfn(context, record) + heap.words[record + DmaScratch.pages]!;
-  return end > 0 && !driver.tables.reaches((end - 1) as Dfn) ? fail(context, record, Errno.ERANGE) : Phase.page;
+function checkUnmap(context: OperationContext, record: Uint32Array): number {
+  const { driver } = context.parts;
+  if (!driver.tables.exists(record[Pending.domain]! as Domid)) return fail(record, Errno.EOPNOTSUPP);
+  const end = firstDfn(record) + record[DmaScratch.pages]!;
+  return end > 0 && !driver.tables.reaches((end - 1) as Dfn) ? fail(record, Errno.ERANGE) : Phase.page;
 }
 
-function unmapPiece(context: OperationContext, vcpu: Vcpu, record: number): number {
-  const { heap, driver } = context.parts;
-  const domain = heap.words[record + Pending.domain]! as Domid;
-  const done = heap.words[record + DmaScratch.done]!;
-  const left = heap.words[record + DmaScratch.pages]! - done;
-  const pieces = heap.words[record + DmaScratch.pieces]!;
+function unmapPiece(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
+  const { driver } = context.parts;
+  const domain = record[Pending.domain]! as Domid;
+  const done = record[DmaScratch.done]!;
+  const left = record[DmaScratch.pages]! - done;
+  const pieces = record[DmaScratch.pieces]!;
   if (left === 0 || pieces === PIECES_PER_END) return Phase.end;
-  const dfn = (firstDfn(context, record) + done) as Dfn;
+  const dfn = (firstDfn(record) + done) as Dfn;
   const order = pieceOrder(dfn, left);
   const removed = driver.unmap(vcpu, domain, dfn, order);
   if (removed > 0) context.access.holdDmaRange(vcpu, domain, dfn, order);
-  heap.write(record + Pending.result, heap.words[record + Pending.result]! + removed);
-  heap.write(record + DmaScratch.done, done + pagesOf(order));
-  heap.write(record + DmaScratch.pieces, pieces + 1);
+  record[Pending.result] = record[Pending.result]! + removed;
+  record[DmaScratch.done] = done + pagesOf(order);
+  record[DmaScratch.pieces] = pieces + 1;
   return Phase.pageFlush;
 }
 

@@ -19,7 +19,7 @@ import type { DomainIds } from './domain-ids.ts';
 import { FlushLedger } from './flush-ledger.ts';
 import { hasRoom, isRegisterIdle, submitContext, submitIotlb, submitWait } from './invalidation.ts';
 
-// Words per virtual CPU.
+// Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
 const COUNT = 0;
 const NEXT = 1;
 const UNIT = 2;
@@ -30,9 +30,13 @@ const PHASE = 5;
 /** Units whose wait is not over. */
 const AWAITED = 6;
 const REQUESTS = 8;
+// A request: its kind, the domain with the order above it, the device frame.
 const REQUEST_WORDS = 4;
+const KIND = 0;
+const DOMAIN_ORDER = 1;
+const DFN_LOW = 2;
+const DFN_HIGH = 3;
 const REQUESTS_MAX = 62;
-const STATE_WORDS = REQUESTS + REQUESTS_MAX * REQUEST_WORDS;
 
 const SUBMIT = 0;
 const SUBMIT_WAITS = 1;
@@ -78,12 +82,11 @@ export class FlushEngine {
   readonly statusFrame: Mfn;
   policy: FlushPolicy;
   release: Release;
-  readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #units: readonly VtdUnit[];
   readonly #ids: readonly DomainIds[];
   readonly #tables: DeviceTables;
-  readonly #states: number;
+  readonly #states: readonly Uint32Array[];
   readonly #change = new Change();
   readonly #flushes: readonly Flush[];
   readonly #cachingUnits: number;
@@ -91,7 +94,6 @@ export class FlushEngine {
 
   constructor(options: FlushEngineOptions, policy: FlushPolicy, release: Release) {
     const { heap, frames } = options;
-    this.#heap = heap;
     this.#frames = frames;
     this.#units = options.units;
     this.#ids = options.ids;
@@ -102,7 +104,19 @@ export class FlushEngine {
       capacity: options.ledgerCapacity,
       ...(options.isIdle ? { isIdle: options.isIdle } : {}),
     });
-    this.#states = heap.reserve('flush requests', options.vcpus * STATE_WORDS).base;
+    this.#states = Array.from({ length: options.vcpus }, (_, vcpu) =>
+      heap.reserveTransient(
+        [
+          { name: `vCPU ${vcpu} flush`, words: REQUESTS },
+          {
+            name: `vCPU ${vcpu} flush requests`,
+            words: REQUESTS_MAX * REQUEST_WORDS,
+            identity: { kind: 'slots', recordWords: REQUEST_WORDS },
+          },
+        ],
+        (state) => REQUESTS + state[COUNT]! * REQUEST_WORDS,
+      ),
+    );
     const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
     if (frame < 0) throw new RangeError('frames: expected room for the invalidation status');
     this.statusFrame = frame as Mfn;
@@ -114,10 +128,6 @@ export class FlushEngine {
       (mask, unit) => (unit.capabilities.cachingMode ? mask | (1 << unit.index) : mask),
       0,
     );
-  }
-
-  #state(vcpu: number): number {
-    return this.#states + vcpu * STATE_WORDS;
   }
 
   /** Whether device frames have a removal that was not flushed. */
@@ -188,17 +198,16 @@ export class FlushEngine {
 
   /** The policy's answer, or the driver's own wish: an invalidation. */
   request(vcpu: Vcpu, kind: number, domain: number, dfn: number, order: number): void {
-    const heap = this.#heap;
-    const state = this.#state(vcpu);
-    const count = heap.words[state + COUNT]!;
+    const state = this.#states[vcpu]!;
+    const count = state[COUNT]!;
     if (count === REQUESTS_MAX)
       throw new RangeError(`policy ${this.policy.name}: more than ${REQUESTS_MAX} invalidations asked for at once`);
-    const at = state + REQUESTS + count * REQUEST_WORDS;
-    heap.write(at, kind);
-    heap.write(at + 1, domain | (order << 16));
-    heap.write(at + 2, dfn);
-    heap.write(at + 3, highWord(dfn));
-    heap.write(state + COUNT, count + 1);
+    const at = REQUESTS + count * REQUEST_WORDS;
+    state[at + KIND] = kind;
+    state[at + DOMAIN_ORDER] = domain | (order << 16);
+    state[at + DFN_LOW] = dfn;
+    state[at + DFN_HIGH] = highWord(dfn);
+    state[COUNT] = count + 1;
   }
 
   requestPage(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number, leavesOnly: boolean): void {
@@ -221,70 +230,63 @@ export class FlushEngine {
   }
 
   requestWait(vcpu: Vcpu): void {
-    this.#heap.write(this.#state(vcpu) + WAIT_WANTED, 1);
+    this.#states[vcpu]![WAIT_WANTED] = 1;
   }
 
   isUnwaited(vcpu: Vcpu): boolean {
-    const state = this.#state(vcpu);
-    return this.#heap.words[state + TOUCHED]! !== 0 || this.#heap.words[state + COUNT]! !== 0;
+    const state = this.#states[vcpu]!;
+    return state[TOUCHED] !== 0 || state[COUNT] !== 0;
   }
 
   /** Whether anything is left to carry out on this CPU. */
   isIdle(vcpu: Vcpu): boolean {
-    const state = this.#state(vcpu);
-    return (
-      this.#heap.words[state + COUNT]! === 0 &&
-      this.#heap.words[state + WAIT_WANTED]! === 0 &&
-      this.#heap.words[state + PHASE]! === SUBMIT
-    );
+    const state = this.#states[vcpu]!;
+    return state[COUNT] === 0 && state[WAIT_WANTED] === 0 && state[PHASE] === SUBMIT;
   }
 
   /** Carries out one piece of what was asked for on this CPU. */
   step(vcpu: Vcpu): Progress {
-    const heap = this.#heap;
-    const state = this.#state(vcpu);
-    const phase = heap.words[state + PHASE]!;
+    const state = this.#states[vcpu]!;
+    const phase = state[PHASE]!;
     if (phase === WAIT) return this.#wait(vcpu, state);
     if (phase === SUBMIT_WAITS) return this.#submitWaits(vcpu, state);
-    const count = heap.words[state + COUNT]!;
+    const count = state[COUNT]!;
     if (count > 0) return this.#submit(vcpu, state, count);
-    if (heap.words[state + WAIT_WANTED]! === 0) return Progress.done;
-    heap.write(state + PHASE, SUBMIT_WAITS);
-    heap.write(state + AWAITED, heap.words[state + TOUCHED]!);
-    heap.write(state + UNIT, 0);
+    if (state[WAIT_WANTED] === 0) return Progress.done;
+    state[PHASE] = SUBMIT_WAITS;
+    state[AWAITED] = state[TOUCHED]!;
+    state[UNIT] = 0;
     return this.#submitWaits(vcpu, state);
   }
 
-  #submit(vcpu: Vcpu, state: number, count: number): Progress {
-    const heap = this.#heap;
-    const next = heap.words[state + NEXT]!;
-    const at = state + REQUESTS + next * REQUEST_WORDS;
-    const kind = heap.words[at]!;
-    const domain = (heap.words[at + 1]! & 0xffff) as Domid;
-    const order = heap.words[at + 1]! >>> 16;
-    const dfn = (heap.words[at + 2]! + heap.words[at + 3]! * 0x100000000) as Dfn;
+  #submit(vcpu: Vcpu, state: Uint32Array, count: number): Progress {
+    const next = state[NEXT]!;
+    const at = REQUESTS + next * REQUEST_WORDS;
+    const kind = state[at + KIND]!;
+    const domain = (state[at + DOMAIN_ORDER]! & 0xffff) as Domid;
+    const order = state[at + DOMAIN_ORDER]! >>> 16;
+    const dfn = (state[at + DFN_LOW]! + state[at + DFN_HIGH]! * 0x100000000) as Dfn;
     const mask = this.#unitsOf(kind & 0xff, domain, order);
-    const unit = nextBit(mask, heap.words[state + UNIT]!);
+    const unit = nextBit(mask, state[UNIT]!);
     if (unit >= 0) {
       const on = this.#units[unit]!;
       if (!isRegisterIdle(on) || !hasRoom(on)) return Progress.blocked;
-      if (this.#submitTo(on, kind, domain, dfn, order))
-        heap.write(state + TOUCHED, heap.words[state + TOUCHED]! | (1 << unit));
-      heap.write(state + UNIT, unit + 1);
+      if (this.#submitTo(on, kind, domain, dfn, order)) state[TOUCHED] = state[TOUCHED]! | (1 << unit);
+      state[UNIT] = unit + 1;
       if (nextBit(mask, unit + 1) >= 0) return Progress.more;
     }
     if ((kind & 0xff) <= PAGE) {
       this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, (kind & 0xff) === PAGE ? dfn : -1, order);
     }
-    for (let word = 0; word < REQUEST_WORDS; word += 1) heap.write(at + word, 0);
-    heap.write(state + UNIT, 0);
+    state[at + KIND] = 0;
+    state[UNIT] = 0;
     if (next + 1 < count) {
-      heap.write(state + NEXT, next + 1);
+      state[NEXT] = next + 1;
       return Progress.more;
     }
-    heap.write(state + COUNT, 0);
-    heap.write(state + NEXT, 0);
-    return heap.words[state + WAIT_WANTED]! === 0 ? Progress.done : Progress.more;
+    state[COUNT] = 0;
+    state[NEXT] = 0;
+    return state[WAIT_WANTED] === 0 ? Progress.done : Progress.more;
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
@@ -307,10 +309,9 @@ export class FlushEngine {
     return true;
   }
 
-  #submitWaits(vcpu: Vcpu, state: number): Progress {
-    const heap = this.#heap;
-    const awaited = heap.words[state + AWAITED]!;
-    const unit = nextBit(awaited, heap.words[state + UNIT]!);
+  #submitWaits(vcpu: Vcpu, state: Uint32Array): Progress {
+    const awaited = state[AWAITED]!;
+    const unit = nextBit(awaited, state[UNIT]!);
     if (unit >= 0) {
       const on = this.#units[unit]!;
       if (on.queueEnabled) {
@@ -319,11 +320,11 @@ export class FlushEngine {
         this.#frames.writeWord(this.statusFrame, word, 0);
         submitWait(this.#frames, on, this.statusFrame, word);
       }
-      heap.write(state + UNIT, unit + 1);
+      state[UNIT] = unit + 1;
       if (nextBit(awaited, unit + 1) >= 0) return Progress.more;
     }
-    heap.write(state + UNIT, 0);
-    heap.write(state + PHASE, WAIT);
+    state[UNIT] = 0;
+    state[PHASE] = WAIT;
     return Progress.more;
   }
 
@@ -333,9 +334,8 @@ export class FlushEngine {
     return word;
   }
 
-  #wait(vcpu: Vcpu, state: number): Progress {
-    const heap = this.#heap;
-    const awaited = heap.words[state + AWAITED]!;
+  #wait(vcpu: Vcpu, state: Uint32Array): Progress {
+    const awaited = state[AWAITED]!;
     for (let unit = nextBit(awaited, 0); unit >= 0; unit = nextBit(awaited, unit + 1)) {
       const on = this.#units[unit]!;
       const isOver = on.queueEnabled
@@ -343,18 +343,18 @@ export class FlushEngine {
         : isRegisterIdle(on);
       if (!isOver) return Progress.blocked;
     }
-    heap.write(state + TOUCHED, heap.words[state + TOUCHED]! & ~awaited);
-    heap.write(state + AWAITED, 0);
-    heap.write(state + WAIT_WANTED, 0);
-    heap.write(state + PHASE, SUBMIT);
+    state[TOUCHED] = state[TOUCHED]! & ~awaited;
+    state[AWAITED] = 0;
+    state[WAIT_WANTED] = 0;
+    state[PHASE] = SUBMIT;
     this.ledger.flushed(vcpu);
     return Progress.done;
   }
 
   /** Units that this CPU waits for now: the hardware to let run. 0 when it does not wait. */
   awaited(vcpu: Vcpu): number {
-    const state = this.#state(vcpu);
-    return this.#heap.words[state + PHASE]! === WAIT ? this.#heap.words[state + AWAITED]! : 0;
+    const state = this.#states[vcpu]!;
+    return state[PHASE] === WAIT ? state[AWAITED]! : 0;
   }
 }
 

@@ -4,20 +4,31 @@
 // once everything removed before it is flushed: a grant half is given up, a frame's reference dropped. Both stand in
 // one queue in the order in which they were made, so a completion is ready when nothing before it is pending.
 
-import { mix32 } from '../../machine/fingerprint.ts';
 import { type Dfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { highWord } from '../../machine/wide.ts';
 import type { Clock } from './clock.ts';
+import { PendingCounts } from './pending-counts.ts';
 
+// A queue: positions of its first record, of the one after its last, and of the first that may hold a completion which
+// has not happened; the number of removals that nothing covers; then the ring. Positions count from the moment the
+// queue was last empty.
+const HEAD = 0;
+const TAIL = 1;
+const FIRST_HELD = 2;
+const UNCOVERED = 3;
+const RING = 4;
+
+// A record. The domain's word holds the order above the domain.
 const RECORD_WORDS = 12;
 const FLAGS = 0;
 const DOMAIN = 1;
 const DFN_LOW = 2;
 const DFN_HIGH = 3;
 const ARGUMENTS = 4;
-const TIME = 9;
+const TIME_LOW = 9;
+const TIME_HIGH = 10;
 
 const LIVE = 1;
 /** A removal that no completed wait has covered. */
@@ -25,10 +36,9 @@ const PENDING = 2;
 /** A completion that has not happened. */
 const HELD = 4;
 const KIND_SHIFT = 4;
+const KIND_MASK = 15 << KIND_SHIFT;
 /** The virtual CPU, plus 1, whose submitted invalidation covers the removal. */
 const COVERED_SHIFT = 16;
-
-const FILTER_WORDS = 4096;
 
 /** Number of words that a completion may carry. */
 export const COMPLETION_ARGUMENTS = 5;
@@ -44,124 +54,107 @@ export interface LedgerOptions {
 
 export class FlushLedger {
   readonly capacity: number;
-  readonly #heap: Heap;
   readonly #clock: Clock;
-  readonly #vcpus: number;
   readonly #isIdle: (vcpu: number) => boolean;
-  readonly #rings: number;
-  readonly #ringWords: number;
-  /** Per vCPU: head, tail (both counted from the start), first record not completed, removals not covered. Derived. */
-  readonly #index: number;
-  /** Pending removals by a hash of (domain, dfn), so that most look-ups need no search. Derived. */
-  readonly #filter: number;
-  /** Per domain: pending removals, and those of more than one frame. Derived. */
-  readonly #perDomain: number;
+  readonly #queues: readonly Uint32Array[];
+  readonly #pending: PendingCounts;
 
   constructor(heap: Heap, clock: Clock, options: LedgerOptions) {
-    this.capacity = options.capacity;
-    this.#heap = heap;
+    const { capacity } = options;
+    this.capacity = capacity;
     this.#clock = clock;
     this.#isIdle = options.isIdle ?? (() => true);
-    this.#vcpus = options.vcpus;
-    this.#ringWords = options.capacity * RECORD_WORDS;
-    this.#rings = heap.reserve('flush queues', options.vcpus * this.#ringWords, {
-      kind: 'ring',
-      rings: options.vcpus,
-      ringWords: this.#ringWords,
-      recordWords: RECORD_WORDS,
-      window: (vcpu) => ({ head: this.#head(vcpu) % options.capacity, count: this.size(vcpu) }),
-      time: { offset: TIME, now: () => clock.nowUs },
-    }).base;
-    this.#index = heap.reserve('flush queues: positions', options.vcpus * 4, { kind: 'unhashed' }).base;
-    this.#filter = heap.reserve('flush queues: filter', FILTER_WORDS, { kind: 'unhashed' }).base;
-    this.#perDomain = heap.reserve('flush queues: domains', options.domains * 2, { kind: 'unhashed' }).base;
-  }
-
-  #head(vcpu: number): number {
-    return this.#heap.words[this.#index + vcpu * 4]!;
-  }
-
-  #tail(vcpu: number): number {
-    return this.#heap.words[this.#index + vcpu * 4 + 1]!;
+    const ringWords = capacity * RECORD_WORDS;
+    this.#queues = Array.from({ length: options.vcpus }, (_, vcpu) =>
+      heap.reserveTransient(
+        [
+          { name: `vCPU ${vcpu} flush queue: positions`, words: RING, identity: { kind: 'unhashed' } },
+          {
+            name: `vCPU ${vcpu} flush queue`,
+            words: ringWords,
+            identity: {
+              kind: 'ring',
+              rings: 1,
+              ringWords,
+              recordWords: RECORD_WORDS,
+              window: () => ({ head: this.#queues[vcpu]![HEAD]! % capacity, count: this.size(vcpu) }),
+              time: { offset: TIME_LOW, now: () => clock.nowUs },
+            },
+          },
+        ],
+        (queue) => RING + Math.min(queue[TAIL]!, capacity) * RECORD_WORDS,
+      ),
+    );
+    this.#pending = new PendingCounts(heap, options.domains);
   }
 
   /** Live records of a CPU's queue. */
   size(vcpu: number): number {
-    return (this.#tail(vcpu) - this.#head(vcpu)) >>> 0;
+    const queue = this.#queues[vcpu]!;
+    return queue[TAIL]! - queue[HEAD]!;
   }
 
   /** Removals of a CPU that nothing submitted covers. */
   uncovered(vcpu: number): number {
-    return this.#heap.words[this.#index + vcpu * 4 + 3]!;
+    return this.#queues[vcpu]![UNCOVERED]!;
   }
 
-  #record(vcpu: number, position: number): number {
-    return this.#rings + vcpu * this.#ringWords + (position % this.capacity) * RECORD_WORDS;
+  /** Place of the record at a position. */
+  #place(position: number): number {
+    return RING + (position & (this.capacity - 1)) * RECORD_WORDS;
   }
 
   isFull(vcpu: number): boolean {
     return this.size(vcpu) === this.capacity;
   }
 
-  #push(vcpu: number): number {
-    const tail = this.#tail(vcpu);
-    this.#heap.write(this.#index + vcpu * 4 + 1, tail + 1);
-    const record = this.#record(vcpu, tail);
+  #push(queue: Uint32Array, flags: number): number {
+    const tail = queue[TAIL]!;
+    queue[TAIL] = tail + 1;
+    const record = this.#place(tail);
     const now = this.#clock.nowUs;
-    this.#heap.write(record + FLAGS, LIVE);
-    for (let word = DOMAIN; word < TIME; word += 1)
-      if (this.#heap.words[record + word] !== 0) this.#heap.write(record + word, 0);
-    this.#heap.write(record + TIME, now);
-    this.#heap.write(record + TIME + 1, highWord(now));
+    queue[record + FLAGS] = flags;
+    for (let word = DOMAIN; word < TIME_LOW; word += 1) queue[record + word] = 0;
+    queue[record + TIME_LOW] = now;
+    queue[record + TIME_HIGH] = highWord(now);
     return record;
   }
 
   /** Notes a removal. The queue must not be full. */
   removed(vcpu: number, domain: Domid, dfn: Dfn, order: number): void {
-    const heap = this.#heap;
-    const record = this.#push(vcpu);
-    heap.write(record + FLAGS, LIVE | PENDING);
-    heap.write(record + DOMAIN, domain | (order << 16));
-    heap.write(record + DFN_LOW, dfn);
-    heap.write(record + DFN_HIGH, highWord(dfn));
-    heap.write(this.#index + vcpu * 4 + 3, this.uncovered(vcpu) + 1);
-    this.#countPending(record, 1);
+    const queue = this.#queues[vcpu]!;
+    const record = this.#push(queue, LIVE | PENDING);
+    queue[record + DOMAIN] = domain | (order << 16);
+    queue[record + DFN_LOW] = dfn;
+    queue[record + DFN_HIGH] = highWord(dfn);
+    queue[UNCOVERED]! += 1;
+    this.#pending.count(domain, dfn | 0, order, 1);
   }
 
-  /** Holds a completion until everything before it is flushed. The queue must not be full. */
   /** Whether a completion needs no record of its own: the last removal carries none yet. */
   canAttach(vcpu: number): boolean {
     if (this.size(vcpu) === 0) return false;
-    const last = this.#record(vcpu, this.#tail(vcpu) - 1);
-    return (this.#heap.words[last + FLAGS]! & (PENDING | (15 << KIND_SHIFT))) === PENDING;
+    const queue = this.#queues[vcpu]!;
+    return (queue[this.#place(queue[TAIL]! - 1) + FLAGS]! & (PENDING | KIND_MASK)) === PENDING;
   }
 
+  /** Holds a completion until everything before it is flushed. The queue must not be full. */
   hold(vcpu: number, kind: number, a: number, b: number, c: number, d: number, e: number): void {
-    const heap = this.#heap;
-    const record = this.canAttach(vcpu) ? this.#record(vcpu, this.#tail(vcpu) - 1) : this.#push(vcpu);
-    heap.write(record + FLAGS, heap.words[record + FLAGS]! | HELD | (kind << KIND_SHIFT));
-    heap.write(record + ARGUMENTS, a);
-    heap.write(record + ARGUMENTS + 1, b);
-    heap.write(record + ARGUMENTS + 2, c);
-    heap.write(record + ARGUMENTS + 3, d);
-    heap.write(record + ARGUMENTS + 4, e);
+    const queue = this.#queues[vcpu]!;
+    const record = this.canAttach(vcpu) ? this.#place(queue[TAIL]! - 1) : this.#push(queue, LIVE);
+    queue[record + FLAGS]! |= HELD | (kind << KIND_SHIFT);
+    queue[record + ARGUMENTS] = a;
+    queue[record + ARGUMENTS + 1] = b;
+    queue[record + ARGUMENTS + 2] = c;
+    queue[record + ARGUMENTS + 3] = d;
+    queue[record + ARGUMENTS + 4] = e;
   }
 
-  #countPending(record: number, by: number): void {
-    const heap = this.#heap;
-    const word = heap.words[record + DOMAIN]!;
-    const domain = word & 0xffff;
-    const perDomain = this.#perDomain + domain * 2;
-    heap.write(perDomain, heap.words[perDomain]! + by);
-    if (word >>> 16 !== 0) heap.write(perDomain + 1, heap.words[perDomain + 1]! + by);
-    else {
-      const slot = this.#filterSlot(domain, heap.words[record + DFN_LOW]!);
-      heap.write(slot, heap.words[slot]! + by);
-    }
-  }
-
-  #filterSlot(domain: number, dfnLow: number): number {
-    return this.#filter + (mix32(dfnLow ^ (domain << 20)) & (FILTER_WORDS - 1));
+  /** A removal is pending no more. */
+  #settle(queue: Uint32Array, record: number): void {
+    queue[record + FLAGS]! &= ~PENDING & 0xffff;
+    const word = queue[record + DOMAIN]!;
+    this.#pending.count(word & 0xffff, queue[record + DFN_LOW]! | 0, word >>> 16, -1);
   }
 
   /** Whether a removal of some of these device frames is pending on any CPU. */
@@ -169,44 +162,47 @@ export class FlushLedger {
     return this.findPending(domain, dfn, order) !== 0;
   }
 
-  /** Address of the record of a removal of some of these device frames that is pending on any CPU; 0 when none is. */
+  /** A removal of some of these device frames that is pending on any CPU; 0 when none is. */
   findPending(domain: Domid, dfn: Dfn, order: number): number {
-    const { words } = this.#heap;
-    const perDomain = this.#perDomain + domain * 2;
-    if (words[perDomain] === 0) return 0;
-    if (order === 0 && words[perDomain + 1] === 0 && words[this.#filterSlot(domain, dfn >>> 0)] === 0) return 0;
-    for (let vcpu = 0; vcpu < this.#vcpus; vcpu += 1) {
-      for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
-        const record = this.#record(vcpu, at);
-        if ((words[record + FLAGS]! & PENDING) !== 0 && this.#overlaps(record, domain, dfn, order)) return record;
+    return this.#pending.mayHave(domain, dfn, order) ? this.#search(domain, dfn, order) : 0;
+  }
+
+  #search(domain: Domid, dfn: Dfn, order: number): number {
+    const end = dfn + pagesOf(order);
+    for (let vcpu = 0; vcpu < this.#queues.length; vcpu += 1) {
+      const queue = this.#queues[vcpu]!;
+      for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
+        const record = this.#place(at);
+        if ((queue[record + FLAGS]! & PENDING) === 0 || (queue[record + DOMAIN]! & 0xffff) !== domain) continue;
+        const first = dfnAt(queue, record);
+        if (first < end && dfn < first + pagesOf(queue[record + DOMAIN]! >>> 16)) return this.#name(vcpu, record);
       }
     }
     return 0;
   }
 
-  /** First device frame of a removal, and its order. */
-  dfnOf(record: number): Dfn {
-    return (this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000) as Dfn;
-  }
-
-  orderOf(record: number): number {
-    return this.#heap.words[record + DOMAIN]! >>> 16;
+  /** What callers know a record by. Never 0. */
+  #name(vcpu: number, record: number): number {
+    return vcpu * (RING + this.capacity * RECORD_WORDS) + record;
   }
 
   /** The virtual CPU that made a removal. */
-  vcpuOf(record: number): number {
-    return Math.floor((record - this.#rings) / this.#ringWords);
+  vcpuOf(name: number): number {
+    return Math.floor(name / (RING + this.capacity * RECORD_WORDS));
   }
 
-  #overlaps(record: number, domain: number, dfn: number, order: number): boolean {
-    if ((this.#heap.words[record + DOMAIN]! & 0xffff) !== domain) return false;
-    const first = this.dfnOf(record);
-    return first < dfn + pagesOf(order) && dfn < first + pagesOf(this.orderOf(record));
+  #word(name: number, word: number): number {
+    const words = RING + this.capacity * RECORD_WORDS;
+    return this.#queues[Math.floor(name / words)]![(name % words) + word]!;
   }
 
-  #contained(record: number, dfn: number, order: number): boolean {
-    const first = this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
-    return dfn <= first && first + pagesOf(this.#heap.words[record + DOMAIN]! >>> 16) <= dfn + pagesOf(order);
+  /** First device frame of a removal. */
+  dfnOf(name: number): Dfn {
+    return (this.#word(name, DFN_LOW) + this.#word(name, DFN_HIGH) * 0x100000000) as Dfn;
+  }
+
+  orderOf(name: number): number {
+    return this.#word(name, DOMAIN) >>> 16;
   }
 
   /**
@@ -215,119 +211,137 @@ export class FlushLedger {
    * own, for it may not return before they are flushed.
    */
   cover(vcpu: number, domain: number, dfn: number, order: number): void {
-    const heap = this.#heap;
-    for (let other = 0; other < this.#vcpus; other += 1) {
-      if (this.uncovered(other) === 0 || (other !== vcpu && !this.#isIdle(other))) continue;
-      for (let at = this.#tail(other); at !== this.#head(other); ) {
-        at = (at - 1) >>> 0;
-        const record = this.#record(other, at);
-        const flags = heap.words[record + FLAGS]!;
+    for (let other = 0; other < this.#queues.length; other += 1) {
+      const queue = this.#queues[other]!;
+      if (queue[UNCOVERED] === 0 || (other !== vcpu && !this.#isIdle(other))) continue;
+      const end = dfn + pagesOf(order);
+      for (let at = queue[TAIL]!; at !== queue[HEAD] && queue[UNCOVERED] !== 0; ) {
+        at -= 1;
+        const record = this.#place(at);
+        const flags = queue[record + FLAGS]!;
         if ((flags & PENDING) === 0 || flags >>> COVERED_SHIFT !== 0) continue;
-        if (domain >= 0 && (heap.words[record + DOMAIN]! & 0xffff) !== domain) continue;
-        if (dfn >= 0 && !this.#contained(record, dfn, order)) continue;
-        heap.write(record + FLAGS, flags | ((vcpu + 1) << COVERED_SHIFT));
-        const left = this.uncovered(other) - 1;
-        heap.write(this.#index + other * 4 + 3, left);
-        if (left === 0) break;
+        const word = queue[record + DOMAIN]!;
+        if (domain >= 0 && (word & 0xffff) !== domain) continue;
+        if (dfn >= 0) {
+          const first = dfnAt(queue, record);
+          if (first < dfn || first + pagesOf(word >>> 16) > end) continue;
+        }
+        queue[record + FLAGS] = flags | ((vcpu + 1) << COVERED_SHIFT);
+        queue[UNCOVERED]! -= 1;
       }
     }
   }
 
   /** A wait of `vcpu` is over: what its invalidations covered is flushed. */
   flushed(vcpu: number): void {
-    const heap = this.#heap;
-    for (let other = 0; other < this.#vcpus; other += 1) {
-      for (let at = this.#head(other); at !== this.#tail(other); at = (at + 1) >>> 0) {
-        const record = this.#record(other, at);
-        const flags = heap.words[record + FLAGS]!;
-        if (flags >>> COVERED_SHIFT !== vcpu + 1) continue;
-        heap.write(record + FLAGS, flags & ~PENDING & 0xffff);
-        this.#countPending(record, -1);
+    for (let other = 0; other < this.#queues.length; other += 1) {
+      const queue = this.#queues[other]!;
+      const tail = queue[TAIL]!;
+      for (let at = queue[HEAD]!; at !== tail; at += 1) {
+        const record = this.#place(at);
+        if (queue[record + FLAGS]! >>> COVERED_SHIFT === vcpu + 1) this.#settle(queue, record);
       }
-      this.#trim(other);
+      this.#trim(queue);
     }
   }
 
   /** Drops records from the head that are neither pending nor held. */
-  #trim(vcpu: number): void {
-    const heap = this.#heap;
-    const tail = this.#tail(vcpu);
-    let head = this.#head(vcpu);
-    while (head !== tail) {
-      const record = this.#record(vcpu, head);
-      if ((heap.words[record + FLAGS]! & (PENDING | HELD)) !== 0) break;
-      head = (head + 1) >>> 0;
+  #trim(queue: Uint32Array): void {
+    const tail = queue[TAIL]!;
+    let head = queue[HEAD]!;
+    while (head !== tail && (queue[this.#place(head) + FLAGS]! & (PENDING | HELD)) === 0) head += 1;
+    if (head === tail) {
+      queue[HEAD] = 0;
+      queue[TAIL] = 0;
+      queue[FIRST_HELD] = 0;
+      return;
     }
-    heap.write(this.#index + vcpu * 4, head);
-    const first = this.#index + vcpu * 4 + 2;
-    if (((heap.words[first]! - head) | 0) < 0) heap.write(first, head);
+    queue[HEAD] = head;
+    if (queue[FIRST_HELD]! < head) queue[FIRST_HELD] = head;
+    if (head >= this.capacity) this.#rebase(queue, head - (head % this.capacity));
+  }
+
+  /** Positions go back by whole turns of the ring, so that they stay small. */
+  #rebase(queue: Uint32Array, by: number): void {
+    queue[HEAD]! -= by;
+    queue[TAIL]! -= by;
+    queue[FIRST_HELD]! -= by;
   }
 
   /**
-   * The next completion of a CPU that may happen: address of its record, 0 when there is none.
+   * The next completion of a CPU that may happen; 0 when there is none.
    * With `evenPending` removals before it are disregarded (release on return).
    */
   ready(vcpu: number, evenPending: boolean): number {
-    const heap = this.#heap;
-    const first = this.#index + vcpu * 4 + 2;
-    const tail = this.#tail(vcpu);
-    for (let at = heap.words[first]!; at !== tail; at = (at + 1) >>> 0) {
-      const flags = heap.words[this.#record(vcpu, at) + FLAGS]!;
+    const queue = this.#queues[vcpu]!;
+    const tail = queue[TAIL]!;
+    for (let at = queue[FIRST_HELD]!; at !== tail; at += 1) {
+      const record = this.#place(at);
+      const flags = queue[record + FLAGS]!;
       if ((flags & PENDING) !== 0 && !evenPending) return 0;
-      heap.write(first, at);
-      if ((flags & HELD) !== 0) return this.#record(vcpu, at);
+      queue[FIRST_HELD] = at;
+      if ((flags & HELD) !== 0) return this.#name(vcpu, record);
     }
-    heap.write(first, tail);
+    queue[FIRST_HELD] = tail;
     return 0;
   }
 
-  completionKind(record: number): number {
-    return (this.#heap.words[record + FLAGS]! >>> KIND_SHIFT) & 15;
+  completionKind(name: number): number {
+    return (this.#word(name, FLAGS) & KIND_MASK) >>> KIND_SHIFT;
   }
 
-  completionArgument(record: number, index: number): number {
-    return this.#heap.words[record + ARGUMENTS + index]!;
+  completionArgument(name: number, index: number): number {
+    return this.#word(name, ARGUMENTS + index);
   }
 
   /** The completion has happened. */
-  completed(vcpu: number, record: number): void {
-    this.#heap.write(record + FLAGS, this.#heap.words[record + FLAGS]! & ~HELD);
-    this.#trim(vcpu);
+  completed(vcpu: number, name: number): void {
+    const queue = this.#queues[vcpu]!;
+    queue[name - this.#name(vcpu, 0) + FLAGS]! &= ~HELD;
+    this.#trim(queue);
   }
 
   /** Forgets the oldest removal, which a policy never flushed, to make room. False when it holds a completion back. */
   dropOldest(vcpu: number): boolean {
-    const record = this.#record(vcpu, this.#head(vcpu));
-    const flags = this.#heap.words[record + FLAGS]!;
+    const queue = this.#queues[vcpu]!;
+    const record = this.#place(queue[HEAD]!);
+    const flags = queue[record + FLAGS]!;
     if ((flags & HELD) !== 0) return false;
-    if (flags >>> COVERED_SHIFT === 0) this.#heap.write(this.#index + vcpu * 4 + 3, this.uncovered(vcpu) - 1);
-    this.#heap.write(record + FLAGS, flags & ~PENDING & 0xffff);
-    this.#countPending(record, -1);
-    this.#trim(vcpu);
+    if (flags >>> COVERED_SHIFT === 0) queue[UNCOVERED]! -= 1;
+    this.#settle(queue, record);
+    this.#trim(queue);
     return true;
   }
 
   /** Age of a CPU's oldest removal that nothing covers, in microseconds. */
   ageUs(vcpu: number): number {
-    const heap = this.#heap;
-    for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
-      const record = this.#record(vcpu, at);
-      const flags = heap.words[record + FLAGS]!;
-      if ((flags & PENDING) === 0 || flags >>> COVERED_SHIFT !== 0) continue;
-      return this.#clock.nowUs - (heap.words[record + TIME]! + heap.words[record + TIME + 1]! * 0x100000000);
+    const queue = this.#queues[vcpu]!;
+    for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
+      const record = this.#place(at);
+      if (isUncovered(queue, record)) {
+        return this.#clock.nowUs - (queue[record + TIME_LOW]! + queue[record + TIME_HIGH]! * 0x100000000);
+      }
     }
     return 0;
   }
 
   /** Domains of a CPU's removals that nothing covers, lowest first. */
   domains(vcpu: number): Domid[] {
-    const heap = this.#heap;
+    const queue = this.#queues[vcpu]!;
     const found = new Set<number>();
-    for (let at = this.#head(vcpu); at !== this.#tail(vcpu); at = (at + 1) >>> 0) {
-      const record = this.#record(vcpu, at);
-      const flags = heap.words[record + FLAGS]!;
-      if ((flags & PENDING) !== 0 && flags >>> COVERED_SHIFT === 0) found.add(heap.words[record + DOMAIN]! & 0xffff);
+    for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
+      const record = this.#place(at);
+      if (isUncovered(queue, record)) found.add(queue[record + DOMAIN]! & 0xffff);
     }
     return [...found].sort((a, b) => a - b) as Domid[];
   }
+}
+
+function isUncovered(queue: Uint32Array, record: number): boolean {
+  const flags = queue[record + FLAGS]!;
+  return (flags & PENDING) !== 0 && flags >>> COVERED_SHIFT === 0;
+}
+
+function dfnAt(queue: Uint32Array, record: number): number {
+  return queue[record + DFN_LOW]! + queue[record + DFN_HIGH]! * 0x100000000;
 }

@@ -90,7 +90,8 @@ describe('the invariants over grants can fail', () => {
   it('G3 notices a pin without a handle, M3 a handle that is not counted', () => {
     const machine = smallMachine('strict-page');
     expect(violations(machine)).toEqual([]);
-    machine.parts.grants.addPins(1 as Domid, 8, 1);
+    const { grants } = machine.parts;
+    grants.activate(1 as Domid, 8, grants.pins(1 as Domid, 8) + 1, 0 as Domid, grants.activeFrame(1 as Domid, 8));
     expect(violations(machine).map(({ invariant }) => invariant)).toEqual(['G3']);
     const other = smallMachine('strict-page');
     other.parts.grants.countHandle(0 as Domid, 30 as never, false, 1);

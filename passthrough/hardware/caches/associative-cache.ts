@@ -160,8 +160,7 @@ export class AssociativeCache {
   next(from: number): number {
     const { words } = this;
     if (words[LIVE] === 0) return 0;
-    for (let record = from; record < this.#end; record += RECORD_WORDS)
-      if (words[record] !== 0) return record;
+    for (let record = from; record < this.#end; record += RECORD_WORDS) if (words[record] !== 0) return record;
     return 0;
   }
 
