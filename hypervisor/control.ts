@@ -45,12 +45,25 @@ export interface ControlChange {
 
 /** Holds the tree, and keeps a journal of what changed it. */
 export class ControlState {
-  root: Control;
+  /** What the grant tables need to know of each domain, by domid: they ask at every turn. */
+  grantViews: readonly (DomainControl['grantView'] | null)[] = [];
+  #root: Control;
   /** Every change so far, oldest first. */
   readonly journal: ControlChange[] = [];
 
   constructor(root: Control) {
+    this.#root = root;
     this.root = root;
+  }
+
+  get root(): Control {
+    return this.#root;
+  }
+
+  /** Another moment's tree takes the place of this one. */
+  set root(root: Control) {
+    this.#root = root;
+    this.grantViews = root.domains.map((domain) => domain?.grantView ?? null);
   }
 
   change(what: string, recipe: (draft: Draft<Control>) => void): void {

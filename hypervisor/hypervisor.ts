@@ -1,7 +1,7 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type DomainView, type GrantContext, stepMapGrantRef, stepUnmapGrantRef } from '../grant/index.ts';
+import { type GrantContext, stepMapGrantRef, stepUnmapGrantRef } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
@@ -22,7 +22,8 @@ import { configure, type MachineConfig, type MachineOptions } from './options.ts
 import { makeParts, type Parts } from './parts.ts';
 import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './vcpu-ops.ts';
 
-const DONE: OpResult = Object.freeze({ result: 0 });
+const OKAY: OpResult = Object.freeze({ result: 0 });
+const { done: DONE, blocked: BLOCKED } = Step;
 
 export class Hypervisor {
   readonly config: MachineConfig;
@@ -33,8 +34,6 @@ export class Hypervisor {
   readonly #grants: GrantContext;
   readonly #context: OperationContext;
   readonly #dma: DeviceDma;
-  #viewsOf: readonly unknown[] = [];
-  #views: readonly (DomainView | null)[] = [];
 
   /** @throws RangeError naming the option that cannot be. */
   constructor(options: MachineOptions = {}) {
@@ -64,7 +63,7 @@ export class Hypervisor {
         ),
         device: this.access,
       },
-      domain: (domain) => this.#grantView(domain),
+      domain: (domain) => this.control.grantViews[domain] ?? null,
       grantedFrame: (granter, frame) => this.#grantedFrame(granter, frame),
     };
     this.access.grants = this.#grants;
@@ -72,16 +71,6 @@ export class Hypervisor {
       const found = this.#device(device);
       return found ? parts.units[found.device.unit]! : null;
     });
-  }
-
-  /** The grant tables ask for this at every turn, so it lies in a plain array, made anew for each control state. */
-  #grantView(domain: Domid): DomainView | null {
-    const { domains } = this.control.root;
-    if (this.#viewsOf !== domains) {
-      this.#viewsOf = domains;
-      this.#views = domains.map((entry) => entry?.grantView ?? null);
-    }
-    return this.#views[domain] ?? null;
   }
 
   #domain(domain: Domid): DomainControl {
@@ -121,10 +110,11 @@ export class Hypervisor {
     if (!isVcpuOp(op)) return this.#single(op);
     const vcpu = this.begin(op);
     if (typeof vcpu !== 'number') return vcpu;
+    const code = this.parts.pending.record(vcpu)[Pending.op]!;
     // Nobody comes in between, so the phase need not be kept in the record.
-    for (let phase = 0; phase !== Step.done; ) {
-      const next = this.#advance(vcpu, phase);
-      if (next === Step.blocked) this.#letHardwareRun(vcpu, phase);
+    for (let phase = 0; phase !== DONE; ) {
+      const next = this.#advance(code, vcpu, phase);
+      if (next === BLOCKED) this.#letHardwareRun(vcpu, phase);
       else phase = next;
     }
     return this.finish(vcpu);
@@ -263,15 +253,15 @@ export class Hypervisor {
   microStep(vcpu: Vcpu): Progress {
     if (this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} has no operation`);
     const record = this.parts.pending.record(vcpu);
-    const next = this.#advance(vcpu, record[Pending.phase]!);
-    if (next === Step.done) return Progress.done;
-    if (next === Step.blocked) return Progress.blocked;
+    const next = this.#advance(record[Pending.op]!, vcpu, record[Pending.phase]!);
+    if (next === DONE) return Progress.done;
+    if (next === BLOCKED) return Progress.blocked;
     record[Pending.phase] = next;
     return Progress.more;
   }
 
-  #advance(vcpu: Vcpu, phase: number): number {
-    switch (this.parts.pending.record(vcpu)[Pending.op]) {
+  #advance(code: number, vcpu: Vcpu, phase: number): number {
+    switch (code) {
       case 1:
         return stepMapGrantRef(this.#grants, vcpu, phase);
       case 2:
@@ -309,7 +299,7 @@ export class Hypervisor {
     if (name === 'unmap_grant_ref') return { result, elements: unmapResults(record) };
     if (name === 'assign_device' && result === 0) this.#setOwner(record, record[Pending.domain]!);
     if (name === 'deassign_device') this.#setOwner(record, null);
-    return result === 0 ? DONE : { result };
+    return result === 0 ? OKAY : { result };
   }
 
   #setOwner(record: Uint32Array, owner: number | null): void {
@@ -365,7 +355,7 @@ export class Hypervisor {
     const flags = word32(op.flags, 'flags') & 0xffff;
     const grantee = domainWord(op.grantee);
     this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, word32(op.frame, 'frame'));
-    return DONE;
+    return OKAY;
   }
 
   /** Everything that a request of a device may get now; the tables' own answer first. */

@@ -15,7 +15,7 @@ const BLOCK_MASK = BLOCK_WORDS - 1;
 /** A machine has fewer words than this of either kind, so that every address is a small integer of the engine. */
 const WORDS_MAX = 2 ** 31;
 /** In the undo log: the word lies in a block. */
-const IN_BLOCK = 0x80000000;
+const IN_BLOCK = 0x80000000 | 0;
 
 /** A moment in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
 export type Mark = number & { readonly [markKind]: true };
@@ -95,7 +95,7 @@ export class Heap {
   jumps = 0;
   #size = 0;
   #segments: Segment[] = [];
-  #log = new Uint32Array(1 << 12);
+  #log = new Int32Array(1 << 12);
   #logged = 0;
   /** Outstanding marks, oldest first, and where the log stood at each. */
   #marks: Mark[] = [];
@@ -119,11 +119,13 @@ export class Heap {
    * Reserves a range of zeroed words.
    * @throws RangeError when the machine's segments together pass 2^31 words.
    */
-  reserve(name: string, words: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
+  reserve(name: string, count: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
     const base = this.#size;
+    if (!(count >= 0 && base + count < WORDS_MAX))
+      throw new RangeError(`machine too large: segment ${name} of ${count} words does not fit`);
+    // A count made by a power comes as a boxed double; every address after it would be one, too.
+    const words = count | 0;
     this.#size += words;
-    if (this.#size > WORDS_MAX)
-      throw new RangeError(`machine too large: segment ${name} of ${words} words does not fit`);
     if (this.#size > this.words.length) {
       const longer = new Uint32Array(Math.max(this.#size, this.words.length * 2));
       longer.set(this.words);
@@ -156,7 +158,14 @@ export class Heap {
     const array = new Uint32Array(parts.reduce((sum, part) => sum + part.words, 0));
     let base = 0;
     for (const { name, words, identity } of parts) {
-      this.#add({ name, index: this.#segments.length, array, base, words, identity: identity ?? { kind: 'exact' } });
+      this.#add({
+        name,
+        index: this.#segments.length,
+        array,
+        base,
+        words: words | 0,
+        identity: identity ?? { kind: 'exact' },
+      });
       base += words;
     }
     this.#transients.push({ words: array, extent: extent ? () => extent(array) : () => array.length });
@@ -192,7 +201,13 @@ export class Heap {
     const { words } = this;
     const old = words[address]! | 0;
     if (old === (value | 0)) return;
-    if (this.#logging === true) this.#record(address, old);
+    if (this.#logging === true) {
+      const at = this.#logged;
+      const log = at < this.#log.length ? this.#log : this.#growLog();
+      log[at] = address | 0;
+      log[at + 1] = old;
+      this.#logged = at + 2;
+    }
     words[address] = value;
   }
 
@@ -214,8 +229,15 @@ export class Heap {
     const words = this.blocks[block]!;
     const old = words[word]! | 0;
     if (old === (value | 0)) return;
-    if (this.#logging === true) this.#record(IN_BLOCK | (block << BLOCK_SHIFT) | word, old);
-    (words === zeros ? this.#ownBlock(block) : words)[word] = value;
+    if (this.#logging === true) {
+      const at = this.#logged;
+      const log = at < this.#log.length ? this.#log : this.#growLog();
+      log[at] = IN_BLOCK | (block << BLOCK_SHIFT) | word;
+      log[at + 1] = old;
+      this.#logged = at + 2;
+    }
+    if (words === zeros) this.#ownBlock(block)[word] = value;
+    else words[word] = value;
   }
 
   #ownBlock(block: number): Uint32Array {
@@ -224,19 +246,11 @@ export class Heap {
     return words;
   }
 
-  #record(address: number, old: number): void {
-    const at = this.#logged;
-    if (at === this.#log.length) this.#growLog();
-    const log = this.#log;
-    log[at] = address | 0;
-    log[at + 1] = old;
-    this.#logged = at + 2;
-  }
-
-  #growLog(): void {
-    const grown = new Uint32Array(this.#log.length * 2);
+  #growLog(): Int32Array {
+    const grown = new Int32Array(this.#log.length * 2);
     grown.set(this.#log);
     this.#log = grown;
+    return grown;
   }
 
   /**

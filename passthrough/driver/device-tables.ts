@@ -30,6 +30,11 @@ export class DeviceTables {
   readonly #frames: FrameTable;
   readonly #records: number;
   readonly #limit: number;
+  /** The leaf table found last, whose it is, and where; good until the heap jumps. No part of the state. */
+  #lastDomain = -1;
+  #lastRange = 0;
+  #lastTable = 0 as Mfn;
+  #lastJumps = 0;
 
   constructor(heap: Heap, frames: FrameTable, options: { readonly domains: number; readonly levels: number }) {
     this.#heap = heap;
@@ -76,9 +81,29 @@ export class DeviceTables {
    *   made and memory is exhausted.
    */
   find(domain: Domid, dfn: Dfn, create: boolean): number {
-    const frames = this.#frames;
     this.absentPages = 1;
     if (!this.reaches(dfn)) return 0;
+    const range = dfn < 0x80000000 ? dfn >>> 9 : Math.floor(dfn / 512);
+    if (this.#lastDomain !== domain || this.#lastRange !== range || this.#lastJumps !== this.#heap.jumps) {
+      const found = this.#findTable(domain, dfn, create);
+      if (found !== 1) return found;
+      // A leaf table stays where it is as long as its domain has tables.
+      this.#lastDomain = domain;
+      this.#lastRange = range;
+      this.#lastJumps = this.#heap.jumps;
+    }
+    const words = this.#heap.blocks[this.#lastTable]!;
+    this.table = this.#lastTable;
+    this.entry = dfn & 511;
+    this.low = words[this.entry * 2]!;
+    this.high = words[this.entry * 2 + 1]!;
+    return 1;
+  }
+
+  /** Walks to the leaf table, and makes what is missing on the way if so wished. */
+  #findTable(domain: Domid, dfn: Dfn, create: boolean): number {
+    const frames = this.#frames;
+    this.#lastDomain = -1;
     let at = this.root(domain) as number;
     for (let level = this.levels; level > 1; level -= 1) {
       const entry =
@@ -102,10 +127,7 @@ export class DeviceTables {
       );
       at = fresh;
     }
-    this.table = at as Mfn;
-    this.entry = dfn & 511;
-    this.low = frames.readWord(at, this.entry * 2);
-    this.high = frames.readWord(at, this.entry * 2 + 1);
+    this.#lastTable = at as Mfn;
     return 1;
   }
 

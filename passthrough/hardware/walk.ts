@@ -20,7 +20,8 @@ export const TranslationType = { tables: 0, tablesAndDeviceTlb: 1, passThrough: 
 
 /** The frame that an entry names. */
 export function entryFrame(low: number, high: number): number {
-  return (low >>> 12) + (high & 0xfffff) * 0x100000;
+  const top = high & 0xfffff;
+  return top < 0x800 ? (low >>> 12) | (top << 20) : (low >>> 12) + top * 0x100000;
 }
 
 /** Index into the table of a level (1 is the lowest) for a device frame number. */
@@ -118,9 +119,9 @@ export class TableWalker {
     return entryFrame(this.context0, this.context1);
   }
 
-  /** Whether a unit accepts this address through tables of so many levels: below both widths. VT-d 3.6. */
-  reaches(dfn: number, levels: number): boolean {
-    return dfn < this.#limits[levels]!;
+  /** First device frame that a unit refuses through tables of so many levels: beyond one of both widths. VT-d 3.6. */
+  limit(levels: number): number {
+    return this.#limits[levels]!;
   }
 
   /**

@@ -82,7 +82,7 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit {
     const fault = walker.findContext(this.#rootTable(), sourceId);
     if (fault !== 0) return -fault;
     this.lastDid = walker.contextDid();
-    if (!walker.reaches(dfn, walker.contextLevels())) return -FaultReason.addressBeyondWidth;
+    if (dfn >= walker.limit(walker.contextLevels())) return -FaultReason.addressBeyondWidth;
     if (walker.contextType() === TranslationType.passThrough) return dfn;
     const reason = walker.walk(walker.contextTable(), walker.contextLevels(), dfn, access);
     return reason !== 0 ? -reason : walker.frame;
@@ -101,7 +101,7 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit {
         add(-context.fault, 0, context.current);
         continue;
       }
-      if (!this.#walker.reaches(dfn, context.levels)) add(-FaultReason.addressBeyondWidth, 0, context.current);
+      if (dfn >= this.#walker.limit(context.levels)) add(-FaultReason.addressBeyondWidth, 0, context.current);
       else if (context.passThrough) add(dfn, 3, context.current);
       else this.#mayWalk(context, dfn, add);
     }

@@ -23,23 +23,26 @@ const CLOCK = 0;
 const RANDOM = 1;
 const LIVE = 2;
 const HEADER_WORDS = 8;
+/** The last age that the clock gives out before ages become ranks. */
+const AGE_MAX = 0x7ffffffe;
 
 export class AssociativeCache {
   readonly shape: CacheShape;
   /** Called with the record of a live entry just before it is evicted or removed. */
   onDrop: ((record: number) => void) | null = null;
-  /** All words: the header, then the records. An entry is named by the place of its record. */
-  readonly words: Uint32Array;
-  readonly #base = HEADER_WORDS;
-  readonly #end: number;
-  readonly #ways: number;
-  readonly #setMask: number;
+  /**
+   * All words: the header, then the records. An entry is named by the place of its record. Signed, for the engine's
+   * sake: it reads them without a check for values that no small integer holds.
+   */
+  readonly words: Int32Array;
+  readonly #end: number = 0;
+  readonly #ways: number = 0;
+  readonly #setMask: number = 0;
+  readonly #setWords: number = 0;
   /** Whether a hit makes an entry younger. */
   readonly #ages: boolean;
   /** Counts entries that came and went: a memo of an entry is good only while this stands still. */
   changes = 0;
-  /** Where the last lookup hit: a hint that is checked, never trusted, so it need not be part of the state. */
-  #lastHit = 0;
 
   constructor(heap: Heap, name: string, shape: CacheShape) {
     const sets = shape.entries / shape.ways;
@@ -49,8 +52,9 @@ export class AssociativeCache {
     this.shape = shape;
     this.#ways = shape.ways;
     this.#setMask = sets - 1;
+    this.#setWords = shape.ways * RECORD_WORDS;
     this.#ages = shape.replacement === 'lru';
-    this.words = heap.reserveTransient(
+    const words = heap.reserveTransient(
       [
         { name: `${name}: clock`, words: LIVE },
         { name: `${name}: live`, words: HEADER_WORDS - LIVE, identity: { kind: 'unhashed' } },
@@ -60,31 +64,30 @@ export class AssociativeCache {
           identity: { kind: 'slots', recordWords: RECORD_WORDS },
         },
       ],
-      (words) => (words[LIVE] === 0 ? HEADER_WORDS : words.length),
+      (all) => (all[LIVE] === 0 ? HEADER_WORDS : all.length),
     );
+    this.words = new Int32Array(words.buffer);
     this.#end = this.words.length;
   }
 
+  /** Place of the first record of a key's set. */
   #set(key0: number, key1: number, key2: number): number {
-    if (this.#setMask === 0) return this.#base;
     // Neighbouring pages fall into neighbouring sets, as in hardware; domains and sizes are set off by some.
-    const set = (key1 + key0 * 5 + key2) & this.#setMask;
-    return this.#base + set * this.#ways * RECORD_WORDS;
+    const set = (key1 + Math.imul(key0, 5) + key2) & this.#setMask;
+    return (HEADER_WORDS + Math.imul(set, this.#setWords)) | 0;
   }
 
-  /** Address of the live record with this key, now the most recently used; 0 when there is none. `key0` is never 0. */
+  /**
+   * Place of the live record with this key, now the most recently used; 0 when there is none. Keys are 32-bit words,
+   * signed; `key0` is never 0.
+   */
   lookup(key0: number, key1: number, key2: number): number {
     const { words } = this;
-    const last = this.#lastHit;
-    if (last !== 0 && words[last + KEY1] === key1 && words[last] === key0 && words[last + KEY2] === key2) {
-      if (this.#ages) this.#touch(last);
-      return last;
-    }
-    const set = this.#set(key0, key1, key2);
-    for (let record = set, left = this.#ways; left > 0; left -= 1, record += RECORD_WORDS) {
+    const first = this.#set(key0, key1, key2);
+    const end = (first + this.#setWords) | 0;
+    for (let record = first; record < end; record = (record + RECORD_WORDS) | 0) {
       if (words[record + KEY1] !== key1 || words[record] !== key0 || words[record + KEY2] !== key2) continue;
-      if (this.#ages) this.#touch(record);
-      this.#lastHit = record;
+      if (this.#ages === true) this.#touch(record);
       return record;
     }
     return 0;
@@ -92,24 +95,21 @@ export class AssociativeCache {
 
   #touch(record: number): void {
     const { words } = this;
-    let now = words[CLOCK]!;
+    const now = words[CLOCK]!;
     if (now !== 0 && words[record + AGE] === now) return;
-    now += 1;
-    if (now > 0xffffffff) {
-      this.#renumber();
-      now = this.shape.entries + 1;
-    }
-    words[CLOCK] = now;
-    words[record + AGE] = now;
+    const next = (now < AGE_MAX ? now : this.#renumber()) + 1;
+    words[CLOCK] = next;
+    words[record + AGE] = next;
   }
 
   /** The clock is about to wrap: ages become ranks. */
-  #renumber(): void {
+  #renumber(): number {
     const live: number[] = [];
-    for (let record = this.#base; record < this.#end; record += RECORD_WORDS)
+    for (let record = HEADER_WORDS; record < this.#end; record += RECORD_WORDS)
       if (this.words[record] !== 0) live.push(record);
     live.sort((a, b) => this.words[a + AGE]! - this.words[b + AGE]!);
     for (const [rank, record] of live.entries()) this.words[record + AGE] = rank + 1;
+    return live.length;
   }
 
   /** A record with this key, its value words 0, in the place of the set's victim. The key must not be live. */
@@ -165,7 +165,7 @@ export class AssociativeCache {
   }
 
   get first(): number {
-    return this.#base;
+    return HEADER_WORDS;
   }
 
   get stride(): number {

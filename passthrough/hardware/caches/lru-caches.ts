@@ -68,7 +68,9 @@ export class LruCaches implements TranslationCaches {
   /** Requester whose context is in the walker, and what must not have moved since. No part of the state. */
   #memoSource = -1;
   #memoDid = 0;
+  #memoKey = 0;
   #memoLevels = 0;
+  #memoLimit = 0;
   #memoPassThrough = false;
   #memoChanges = 0;
   #memoJumps = 0;
@@ -115,29 +117,43 @@ export class LruCaches implements TranslationCaches {
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {
-    const fault = this.#findContext(sourceId);
-    if (fault !== 0) return this.#fault(fault);
-    const did = this.#memoDid;
-    const levels = this.#memoLevels;
-    this.lastDid = did;
-    if (!this.#walker.reaches(dfn, levels)) return this.#fault(FaultReason.addressBeyondWidth);
-    if (this.#memoPassThrough) return dfn;
+    if (
+      this.#memoSource !== sourceId ||
+      this.#memoChanges !== this.#contexts.changes ||
+      this.#memoJumps !== this.#heap.jumps
+    ) {
+      const fault = this.#findContext(sourceId);
+      if (fault !== 0) return this.#fault(fault);
+    }
+    this.lastDid = this.#memoDid;
+    if (dfn >= this.#memoLimit) return this.#fault(FaultReason.addressBeyondWidth);
+    if (this.#memoPassThrough === true) return dfn;
+    const { words } = this.#iotlb;
+    const record = this.#iotlb.lookup(this.#memoKey, dfn | 0, highWord(dfn));
+    if (record !== 0 && (words[record + CACHE_VALUE]! & access) !== 0) {
+      this.#counters[IOTLB_HITS]! += 1;
+      return entryFrame(words[record + CACHE_VALUE]!, words[record + CACHE_VALUE + 1]!);
+    }
+    return this.#translateSlowly(record, dfn, access);
+  }
 
-    const record = this.#lookupIotlb(did, dfn);
-    if (record !== 0) {
-      const { words } = this.#iotlb;
-      const low = words[record + CACHE_VALUE]!;
+  /** No page is cached for the address, or (`record`) one without the right. */
+  #translateSlowly(record: number, dfn: number, access: Access): number {
+    const { words } = this.#iotlb;
+    const found = record === 0 ? this.#lookupSuperpage(this.#memoDid, dfn) : record;
+    if (found !== 0) {
+      const low = words[found + CACHE_VALUE]!;
       if ((low & access) !== 0) {
-        this.#count(IOTLB_HITS, 1);
-        const level = (words[record]! >>> 16) & 7;
-        return entryFrame(low, words[record + CACHE_VALUE + 1]!) + (dfn & (entryPages(level) - 1));
+        this.#counters[IOTLB_HITS]! += 1;
+        const offset = dfn & (entryPages((words[found]! >>> 16) & 7) - 1);
+        return entryFrame(low, words[found + CACHE_VALUE + 1]!) + offset;
       }
       if (!this.#rewalk) {
         return this.#fault(access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted);
       }
-      this.#iotlb.remove(record);
+      this.#iotlb.remove(found);
     }
-    return this.#miss(did, levels, dfn, access);
+    return this.#miss(this.#memoDid, this.#memoLevels, dfn, access);
   }
 
   #fault(reason: number): number {
@@ -145,21 +161,16 @@ export class LruCaches implements TranslationCaches {
     return -reason;
   }
 
-  /** Leaves the requester's context in the walker; the last one is remembered while nothing has moved. */
+  /** Leaves the requester's context in the walker, and what is needed of it at every request in the memo. */
   #findContext(sourceId: number): number {
-    if (
-      this.#memoSource === sourceId &&
-      this.#memoChanges === this.#contexts.changes &&
-      this.#memoJumps === this.#heap.jumps
-    ) {
-      return 0;
-    }
     this.#memoSource = -1;
     const fault = this.#cachedContext(sourceId);
     if (fault !== 0) return fault;
     const walker = this.#walker;
     this.#memoDid = walker.contextDid();
+    this.#memoKey = VALID | (1 << 16) | this.#memoDid;
     this.#memoLevels = walker.contextLevels();
+    this.#memoLimit = walker.limit(this.#memoLevels);
     this.#memoPassThrough = walker.contextType() === TranslationType.passThrough;
     this.#memoSource = sourceId;
     this.#memoChanges = this.#contexts.changes;
@@ -187,11 +198,15 @@ export class LruCaches implements TranslationCaches {
   }
 
   #lookupIotlb(did: number, dfn: number): number {
-    const record = this.#iotlb.lookup(VALID | (1 << 16) | did, dfn >>> 0, highWord(dfn));
-    if (record !== 0 || this.#heap.words[this.#superpagesSeen]! === 0) return record;
+    const record = this.#iotlb.lookup(VALID | (1 << 16) | did, dfn | 0, highWord(dfn));
+    return record === 0 ? this.#lookupSuperpage(did, dfn) : record;
+  }
+
+  #lookupSuperpage(did: number, dfn: number): number {
+    if (this.#heap.words[this.#superpagesSeen] === 0) return 0;
     for (let level = 2; level <= 3; level += 1) {
       const base = dfn - (dfn & (entryPages(level) - 1));
-      const large = this.#iotlb.lookup(VALID | (level << 16) | did, base >>> 0, highWord(base));
+      const large = this.#iotlb.lookup(VALID | (level << 16) | did, base | 0, highWord(base));
       if (large !== 0) return large;
     }
     return 0;
@@ -207,7 +222,7 @@ export class LruCaches implements TranslationCaches {
       const pages = entryPages(at);
       const base = dfn - (dfn & (pages - 1));
       const cache = this.#structures[at]!;
-      const record = cache.lookup(VALID | did, base >>> 0, highWord(base));
+      const record = cache.lookup(VALID | did, base | 0, highWord(base));
       if (record === 0) continue;
       table = entryFrame(cache.words[record + CACHE_VALUE]!, cache.words[record + CACHE_VALUE + 1]!);
       level = at - 1;
@@ -231,7 +246,7 @@ export class LruCaches implements TranslationCaches {
       if (at <= 4) {
         const base = dfn - (dfn & (entryPages(at) - 1));
         const cache = this.#structures[at]!;
-        const record = cache.insert(VALID | did, base >>> 0, highWord(base));
+        const record = cache.insert(VALID | did, base | 0, highWord(base));
         cache.words[record + CACHE_VALUE] = low;
         cache.words[record + CACHE_VALUE + 1] = high;
       }
@@ -244,7 +259,7 @@ export class LruCaches implements TranslationCaches {
     const base = dfn - (dfn & (entryPages(level) - 1));
     if (level > 1) this.#heap.write(this.#superpagesSeen, 1);
     this.#evicting = true;
-    const record = this.#iotlb.insert(VALID | (level << 16) | did, base >>> 0, highWord(base));
+    const record = this.#iotlb.insert(VALID | (level << 16) | did, base | 0, highWord(base));
     this.#evicting = false;
     this.#iotlb.words[record + CACHE_VALUE] = low;
     this.#iotlb.words[record + CACHE_VALUE + 1] = high;
@@ -256,7 +271,7 @@ export class LruCaches implements TranslationCaches {
     if (!this.observer) return;
     const { words } = this.#iotlb;
     const key = words[record]!;
-    const dfn = words[record + 1]! + words[record + 2]! * 0x100000000;
+    const dfn = (words[record + 1]! >>> 0) + words[record + 2]! * 0x100000000;
     const low = words[record + CACHE_VALUE]!;
     const frame = entryFrame(low, words[record + CACHE_VALUE + 1]!);
     this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
@@ -304,7 +319,7 @@ export class LruCaches implements TranslationCaches {
       const key = cache.words[record]!;
       if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
       if (granularity === IotlbGranularity.page) {
-        const first = cache.words[record + 1]! + cache.words[record + 2]! * 0x100000000;
+        const first = (cache.words[record + 1]! >>> 0) + cache.words[record + 2]! * 0x100000000;
         const length = entryPages(of || (key >>> 16) & 7);
         if (first + length <= base || first >= base + pages) continue;
       }
