@@ -236,8 +236,7 @@ export class FrameTable {
   writeEntry(frame: Mfn, entry: number, low: number, high: number): void {
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 2, 2);
-    this.#heap.writeBlock(frame, entry * 2, low);
-    this.#heap.writeBlock(frame, entry * 2 + 1, high);
+    this.#heap.writeBlock2(frame, entry * 2, low, high);
     if (watched) this.#watcher?.afterWrite(frame, entry * 2, 2);
   }
 
@@ -245,10 +244,8 @@ export class FrameTable {
   writeWideEntry(frame: Mfn, entry: number, w0: number, w1: number, w2: number, w3: number): void {
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 4, 4);
-    this.#heap.writeBlock(frame, entry * 4, w0);
-    this.#heap.writeBlock(frame, entry * 4 + 1, w1);
-    this.#heap.writeBlock(frame, entry * 4 + 2, w2);
-    this.#heap.writeBlock(frame, entry * 4 + 3, w3);
+    this.#heap.writeBlock2(frame, entry * 4, w0, w1);
+    this.#heap.writeBlock2(frame, entry * 4 + 2, w2, w3);
     if (watched) this.#watcher?.afterWrite(frame, entry * 4, 4);
   }
 }

@@ -206,22 +206,32 @@ export class Heap {
       const log = at < this.#log.length ? this.#log : this.#growLog();
       log[at] = address | 0;
       log[at + 1] = old;
-      this.#logged = at + 2;
+      this.#logged = (at + 2) | 0;
     }
     words[address] = value;
   }
 
   /** Writes two words that follow one another. */
   write2(address: number, first: number, second: number): void {
-    this.write(address, first);
-    this.write(address + 1, second);
+    const { words } = this;
+    const next = (address + 1) | 0;
+    if (this.#logging === true) {
+      const at = this.#logged;
+      const log = at + 4 <= this.#log.length ? this.#log : this.#growLog();
+      log[at] = address | 0;
+      log[at + 1] = words[address]!;
+      log[at + 2] = next;
+      log[at + 3] = words[next]!;
+      this.#logged = (at + 4) | 0;
+    }
+    words[address] = first;
+    words[next] = second;
   }
 
   /** Writes three words that follow one another. */
   write3(address: number, first: number, second: number, third: number): void {
     this.write(address, first);
-    this.write(address + 1, second);
-    this.write(address + 2, third);
+    this.write2(address + 1, second, third);
   }
 
   /** Writes a word of a block. */
@@ -234,10 +244,30 @@ export class Heap {
       const log = at < this.#log.length ? this.#log : this.#growLog();
       log[at] = IN_BLOCK | (block << BLOCK_SHIFT) | word;
       log[at + 1] = old;
-      this.#logged = at + 2;
+      this.#logged = (at + 2) | 0;
     }
     if (words === zeros) this.#ownBlock(block)[word] = value;
     else words[word] = value;
+  }
+
+  /** Writes two words of a block that follow one another. */
+  writeBlock2(block: number, word: number, first: number, second: number): void {
+    const words = this.blocks[block]!;
+    const next = (word + 1) | 0;
+    if ((words[word]! | 0) === (first | 0) && (words[next]! | 0) === (second | 0)) return;
+    if (this.#logging === true) {
+      const at = this.#logged;
+      const log = at + 4 <= this.#log.length ? this.#log : this.#growLog();
+      const address = IN_BLOCK | (block << BLOCK_SHIFT) | word;
+      log[at] = address;
+      log[at + 1] = words[word]!;
+      log[at + 2] = address + 1;
+      log[at + 3] = words[next]!;
+      this.#logged = (at + 4) | 0;
+    }
+    const own = words === zeros ? this.#ownBlock(block) : words;
+    own[word] = first;
+    own[next] = second;
   }
 
   #ownBlock(block: number): Uint32Array {
