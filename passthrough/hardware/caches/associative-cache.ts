@@ -18,10 +18,12 @@ const KEY2 = 2;
 export const CACHE_VALUE = 3;
 const AGE = 7;
 
-// The header: the clock that ages are read from, the state of the random replacement, the number of live entries.
+// The header: the clock that ages are read from, the state of the random replacement, the number of live entries, and of
+// those that made room for others.
 const CLOCK = 0;
 const RANDOM = 1;
 const LIVE = 2;
+const EVICTED = 3;
 const HEADER_WORDS = 8;
 /** The last age that the clock gives out before ages become ranks. */
 const AGE_MAX = 0x7ffffffe;
@@ -112,29 +114,42 @@ export class AssociativeCache {
     return live.length;
   }
 
-  /** A record with this key, its value words 0, in the place of the set's victim. The key must not be live. */
+  /** A record with this key in the place of the set's victim; the caller writes its value. The key must not be live. */
   insert(key0: number, key1: number, key2: number): number {
-    const set = this.#set(key0, key1, key2);
-    const end = set + this.#ways * RECORD_WORDS;
     const { words } = this;
-    let victim = set;
-    for (let record = set; record < end; record += RECORD_WORDS) {
-      if (words[record] === 0) {
-        victim = record;
-        break;
-      }
-      if (words[record + AGE]! < words[victim + AGE]!) victim = record;
-    }
+    const set = this.#set(key0, key1, key2);
+    const victim = this.#victim(set);
     if (words[victim] !== 0) {
-      if (this.shape.replacement === 'random') victim = set + (this.#random() % this.#ways) * RECORD_WORDS;
-      this.onDrop?.(victim);
+      words[EVICTED]! += 1;
+      if (this.onDrop !== null) this.onDrop(victim);
     } else words[LIVE]! += 1;
-    this.changes += 1;
+    this.changes = (this.changes + 1) | 0;
     words[victim] = key0;
     words[victim + KEY1] = key1;
     words[victim + KEY2] = key2;
     this.#touch(victim);
     return victim;
+  }
+
+  /** The first free record of a set; else, by the rule of replacement, the one that makes room. */
+  #victim(set: number): number {
+    const { words } = this;
+    const end = (set + this.#setWords) | 0;
+    let oldest = set;
+    let age = 0x7fffffff;
+    for (let record = set; record < end; record = (record + RECORD_WORDS) | 0) {
+      if (words[record] === 0) return record;
+      const its = words[record + AGE]!;
+      if (its >= age) continue;
+      oldest = record;
+      age = its;
+    }
+    return this.shape.replacement === 'random' ? set + (this.#random() % this.#ways) * RECORD_WORDS : oldest;
+  }
+
+  /** Entries that made room for others, since the machine was made. */
+  get evicted(): number {
+    return this.words[EVICTED]!;
   }
 
   #random(): number {

@@ -35,21 +35,20 @@ export const defaultLruShape: LruShape = {
 };
 
 /** Counters, each a word in the heap that counts for nothing in a state's identity. */
-export const LRU_COUNTERS = ['contextMisses', 'iotlbHits', 'iotlbMisses', 'walkReads', 'faults', 'evictions'] as const;
-export type LruCounter = (typeof LRU_COUNTERS)[number];
+export const LRU_COUNTERS = ['contextMisses', 'iotlbHits', 'iotlbMisses', 'walkReads', 'faults'] as const;
+export type LruCounter = (typeof LRU_COUNTERS)[number] | 'evictions';
 const CONTEXT_MISSES = 0;
 const IOTLB_HITS = 1;
 const IOTLB_MISSES = 2;
 const WALK_READS = 3;
 const FAULTS = 4;
-const EVICTIONS = 5;
 
 /** A bit that every key has. Below bit 31, so that keys stay small integers of the engine. */
 const VALID = 0x40000000;
 
 export class LruCaches implements TranslationCaches {
   readonly profile = 'lru';
-  observer: TranslationObserver | null = null;
+  #observer: TranslationObserver | null = null;
   lastDid = 0;
   readonly #unit: number;
   readonly #heap: Heap;
@@ -64,7 +63,6 @@ export class LruCaches implements TranslationCaches {
   readonly #counters: Uint32Array;
   /** Whether superpage leaves were ever cached: until then one probe of the IOTLB is enough. */
   readonly #superpagesSeen: number;
-  #evicting = false;
   /** Requester whose context is in the walker, and what must not have moved since. No part of the state. */
   #memoSource = -1;
   #memoDid = 0;
@@ -104,16 +102,20 @@ export class LruCaches implements TranslationCaches {
       { name: `unit ${unit} counters`, words: LRU_COUNTERS.length, identity: { kind: 'unhashed' } },
     ]);
     this.#superpagesSeen = heap.reserve(`unit ${unit} superpages cached`, 1).base;
-    this.#iotlb.onDrop = (record) => this.#iotlbDropped(record);
+  }
+
+  get observer(): TranslationObserver | null {
+    return this.#observer;
+  }
+
+  set observer(observer: TranslationObserver | null) {
+    this.#observer = observer;
+    this.#iotlb.onDrop = observer ? (record) => this.#tellOfDropped(observer, record) : null;
   }
 
   /** Value of a counter since the machine was made. */
   counter(name: LruCounter): number {
-    return this.#counters[LRU_COUNTERS.indexOf(name)]!;
-  }
-
-  #count(counter: number, by: number): void {
-    this.#counters[counter]! += by;
+    return name === 'evictions' ? this.#iotlb.evicted : this.#counters[LRU_COUNTERS.indexOf(name)]!;
   }
 
   translate(sourceId: number, dfn: number, access: Access): number {
@@ -157,7 +159,7 @@ export class LruCaches implements TranslationCaches {
   }
 
   #fault(reason: number): number {
-    this.#count(FAULTS, 1);
+    this.#counters[FAULTS]! += 1;
     return -reason;
   }
 
@@ -187,7 +189,7 @@ export class LruCaches implements TranslationCaches {
       walker.context2 = this.#contexts.words[record + CACHE_VALUE + 2]!;
       return 0;
     }
-    this.#count(CONTEXT_MISSES, 1);
+    this.#counters[CONTEXT_MISSES]! += 1;
     const fault = walker.findContext(this.#rootTable(), sourceId);
     if (fault !== 0) return fault;
     const fresh = this.#contexts.insert(VALID, sourceId, 0);
@@ -205,7 +207,7 @@ export class LruCaches implements TranslationCaches {
   #lookupSuperpage(did: number, dfn: number): number {
     if (this.#heap.words[this.#superpagesSeen] === 0) return 0;
     for (let level = 2; level <= 3; level += 1) {
-      const base = dfn - (dfn & (entryPages(level) - 1));
+      const base = firstOf(dfn, level);
       const large = this.#iotlb.lookup(VALID | (level << 16) | did, base | 0, highWord(base));
       if (large !== 0) return large;
     }
@@ -213,14 +215,14 @@ export class LruCaches implements TranslationCaches {
   }
 
   #miss(did: number, levels: number, dfn: number, access: Access): number {
-    this.#count(IOTLB_MISSES, 1);
+    this.#counters[IOTLB_MISSES]! += 1;
     const walker = this.#walker;
     let table = walker.contextTable();
     let level = levels;
     // The lowest cached table pointer for this address saves the reads above it.
-    for (let at = 2; at <= Math.min(4, levels); at += 1) {
-      const pages = entryPages(at);
-      const base = dfn - (dfn & (pages - 1));
+    const highest = levels < 4 ? levels : 4;
+    for (let at = 2; at <= highest; at += 1) {
+      const base = firstOf(dfn, at);
       const cache = this.#structures[at]!;
       const record = cache.lookup(VALID | did, base | 0, highWord(base));
       if (record === 0) continue;
@@ -229,7 +231,7 @@ export class LruCaches implements TranslationCaches {
       break;
     }
     const fault = walker.walk(table, level, dfn, access);
-    this.#count(WALK_READS, walker.reads);
+    this.#counters[WALK_READS]! += walker.reads;
     if (fault !== 0) return this.#fault(fault);
     this.#fillStructures(did, table, level, dfn);
     this.#fillIotlb(did, dfn);
@@ -244,7 +246,7 @@ export class LruCaches implements TranslationCaches {
       const low = this.#frames.readWord(frame, word);
       const high = this.#frames.readWord(frame, word + 1);
       if (at <= 4) {
-        const base = dfn - (dfn & (entryPages(at) - 1));
+        const base = firstOf(dfn, at);
         const cache = this.#structures[at]!;
         const record = cache.insert(VALID | did, base | 0, highWord(base));
         cache.words[record + CACHE_VALUE] = low;
@@ -256,25 +258,23 @@ export class LruCaches implements TranslationCaches {
 
   #fillIotlb(did: number, dfn: number): void {
     const { level, low, high } = this.#walker;
-    const base = dfn - (dfn & (entryPages(level) - 1));
+    const base = level === 1 ? dfn : firstOf(dfn, level);
     if (level > 1) this.#heap.write(this.#superpagesSeen, 1);
-    this.#evicting = true;
     const record = this.#iotlb.insert(VALID | (level << 16) | did, base | 0, highWord(base));
-    this.#evicting = false;
     this.#iotlb.words[record + CACHE_VALUE] = low;
     this.#iotlb.words[record + CACHE_VALUE + 1] = high;
-    this.observer?.cached(this.#unit, did, base, entryPages(level), entryFrame(low, high), low & ENTRY_PERMISSIONS);
+    if (this.#observer === null) return;
+    const rights = low & ENTRY_PERMISSIONS;
+    this.#observer.cached(this.#unit, did, base, entryPages(level), entryFrame(low, high), rights);
   }
 
-  #iotlbDropped(record: number): void {
-    if (this.#evicting) this.#count(EVICTIONS, 1);
-    if (!this.observer) return;
+  #tellOfDropped(observer: TranslationObserver, record: number): void {
     const { words } = this.#iotlb;
     const key = words[record]!;
     const dfn = (words[record + 1]! >>> 0) + words[record + 2]! * 0x100000000;
     const low = words[record + CACHE_VALUE]!;
     const frame = entryFrame(low, words[record + CACHE_VALUE + 1]!);
-    this.observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
+    observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
   }
 
   fetchInvalidation(): void {}
@@ -326,6 +326,14 @@ export class LruCaches implements TranslationCaches {
       cache.remove(record);
     }
   }
+}
+
+/** Device frames less one that an entry of a level covers, as a mask. */
+const OFFSETS = [0, 0, entryPages(2) - 1, entryPages(3) - 1, entryPages(4) - 1];
+
+/** First device frame that the entry of a level, 2 to 4, covers. */
+function firstOf(dfn: number, level: number): number {
+  return dfn < 0x80000000 ? dfn & ~OFFSETS[level]! : dfn - (dfn & OFFSETS[level]!);
 }
 
 /**
