@@ -5,7 +5,7 @@ import { Errno } from '../machine/errno.ts';
 import { HypervisorBug } from '../machine/errors.ts';
 import type { Mfn } from '../machine/frame-number.ts';
 import type { FrameTable } from '../machine/frame-table.ts';
-import type { Heap } from '../machine/heap.ts';
+import type { Heap } from '../machine/heap/heap.ts';
 import type { Domid } from '../machine/ids.ts';
 import { GTF, hasWritePins, pinsUnderflow, V1_ENTRIES_PER_FRAME } from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';

@@ -3,8 +3,8 @@
 // A handle is live while its flags name a half. xen: struct grant_mapping; common/grant_table.c get_maptrack_handle.
 
 import { HypervisorBug } from '../machine/errors.ts';
-import { FreeSet } from '../machine/free-set.ts';
-import type { Heap } from '../machine/heap.ts';
+import { FreeSet } from '../machine/heap/free-set.ts';
+import type { Heap } from '../machine/heap/heap.ts';
 import type { Domid, MaptrackHandle } from '../machine/ids.ts';
 
 const REF = 0;

@@ -1,7 +1,7 @@
 // What the first pass of an unmap leaves for the second: per virtual CPU, up to 32 ended uses of grants.
 // xen: struct gnttab_unmap_common, common[GNTTAB_UNMAP_BATCH_SIZE].
 
-import type { Heap } from '../machine/heap.ts';
+import type { Heap } from '../machine/heap/heap.ts';
 
 /** Elements between two ends of a batch. xen: GNTTAB_UNMAP_BATCH_SIZE. */
 export const UNMAP_BATCH = 32;

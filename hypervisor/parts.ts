@@ -2,7 +2,7 @@
 
 import { GrantTables, UnmapBatches } from '../grant/index.ts';
 import { FrameTable } from '../machine/frame-table.ts';
-import { Heap } from '../machine/heap.ts';
+import { Heap } from '../machine/heap/heap.ts';
 import { Locks } from '../machine/locks.ts';
 import { PendingOperations } from '../machine/pending.ts';
 import {

@@ -1,8 +1,8 @@
 // Snapshots of a machine: taken in no time, rolled back to exactly, forked, compared.
 
 import { type Patch, produceWithPatches } from 'immer';
-import { fingerprint as hashState } from '../machine/fingerprint.ts';
-import type { Mark } from '../machine/heap.ts';
+import { fingerprint as hashState } from '../machine/heap/fingerprint.ts';
+import type { Mark } from '../machine/heap/heap.ts';
 import type { Control } from './control.ts';
 import { Hypervisor } from './hypervisor.ts';
 import type { MachineView } from './inspect.ts';

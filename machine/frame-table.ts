@@ -5,8 +5,8 @@
 
 import { HypervisorBug } from './errors.ts';
 import { FRAME_MAX, type Mfn, PAGE_WORDS } from './frame-number.ts';
-import { FreeSet } from './free-set.ts';
-import type { Heap } from './heap.ts';
+import { FreeSet } from './heap/free-set.ts';
+import type { Heap } from './heap/heap.ts';
 import type { Domid } from './ids.ts';
 
 /** What a frame is used for. While the type count is not 0, the type cannot change. xen: PGT_*. */

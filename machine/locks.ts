@@ -1,7 +1,7 @@
 // Locks as words: 0 when free, the holder's virtual CPU plus 1 when taken.
 
 import { HypervisorBug } from './errors.ts';
-import type { Heap } from './heap.ts';
+import type { Heap } from './heap/heap.ts';
 
 export class Locks {
   readonly #holders: Uint32Array;

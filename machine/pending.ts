@@ -3,7 +3,7 @@
 // An operation runs in micro-steps. Between two of them everything that it knows lies here, never in a closure, so
 // that a state with operations in flight can be rolled back, forked and compared.
 
-import type { Heap } from './heap.ts';
+import type { Heap } from './heap/heap.ts';
 
 /** How far a step got. `blocked` changes nothing: the step is not enabled. */
 export const Progress = { done: 0, more: 1, blocked: 2 } as const;

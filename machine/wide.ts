@@ -7,6 +7,11 @@ export function highWord(value: number): number {
   return value < 0x100000000 ? 0 : Math.floor(value / 0x100000000);
 }
 
+/** The number that two words are, below 2^53. */
+export function joinWords(low: number, high: number): number {
+  return high === 0 ? low : low + high * 0x100000000;
+}
+
 const HEX = /^0x[0-9a-fA-F]{1,16}$/;
 
 /** Low word of a 64-bit value. @throws TypeError when it is not one. */
@@ -30,7 +35,7 @@ export function wideHigh(value: Wide, name: string): number {
 
 /** Two words as JSON carries them. */
 export function wide(low: number, high: number): Wide {
-  const value = high * 0x100000000 + low;
+  const value = joinWords(low, high);
   return Number.isSafeInteger(value) ? value : `0x${high.toString(16)}${low.toString(16).padStart(8, '0')}`;
 }
 

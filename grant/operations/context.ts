@@ -1,7 +1,7 @@
 // What the operations work with.
 
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 import type { Locks } from '../../machine/locks.ts';
 import type { PendingOperations } from '../../machine/pending.ts';

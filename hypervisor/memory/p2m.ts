@@ -1,7 +1,7 @@
 // Translated domains' view of memory: gfn to mfn, and what the entry is for. xen: arch/x86/mm/p2m.c.
 
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 
 export const P2mType = { hole: 0, ram: 1, grantWritable: 2, grantReadonly: 3 } as const;

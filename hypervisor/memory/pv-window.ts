@@ -3,7 +3,7 @@
 import { GNTMAP } from '../../grant/index.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import { type FrameTable, FrameType } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 
 /** Virtual address of the first page of every PV domain's window. */

@@ -1,6 +1,6 @@
 // The machine's time, in microseconds. It moves only when an operation says so.
 
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { highWord } from '../../machine/wide.ts';
 
 export class Clock {

@@ -5,7 +5,7 @@
 import { Errno } from '../../machine/errno.ts';
 import type { Dfn, Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid } from '../../machine/ids.ts';
 
 /** Bits of a second-level entry that say what a device may do. */

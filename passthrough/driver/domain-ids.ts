@@ -1,8 +1,8 @@
 // Domain ids, per unit: which did a domain's translations carry on a unit. xen: vtd/iommu.c domid_bitmap, domid_map.
 
 import { Errno } from '../../machine/errno.ts';
-import { FreeSet } from '../../machine/free-set.ts';
-import type { Heap } from '../../machine/heap.ts';
+import { FreeSet } from '../../machine/heap/free-set.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Did, Domid } from '../../machine/ids.ts';
 
 export class DomainIds {

@@ -7,7 +7,7 @@
 import { HypervisorBug } from '../../machine/errors.ts';
 import type { Dfn, Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
 import { highWord } from '../../machine/wide.ts';

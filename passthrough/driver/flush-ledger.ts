@@ -5,7 +5,7 @@
 // one queue in the order in which they were made, so a completion is ready when nothing before it is pending.
 
 import { type Dfn, pagesOf } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { highWord } from '../../machine/wide.ts';
 import type { Clock } from './clock.ts';

@@ -3,7 +3,7 @@
 import { Errno } from '../../machine/errno.ts';
 import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, type Sbdf, type UnitIndex, type Vcpu } from '../../machine/ids.ts';
 import { Register, type VtdUnit } from '../hardware/index.ts';
 import { contextEntry, encode } from '../hardware/layouts.ts';

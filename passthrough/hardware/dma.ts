@@ -2,7 +2,7 @@
 // that no invalidation but one that drains can stop it (docs/hardware-axioms.md, H8).
 
 import { alignDown, pagesOf } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { highWord } from '../../machine/wide.ts';
 import { Access, IotlbGranularity } from './registers.ts';
 

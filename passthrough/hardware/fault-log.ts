@@ -1,6 +1,6 @@
 // The primary fault log: recording registers, filled in turn, and their summary in FSTS. VT-d 7.3, 10.4.9, 10.4.14.
 
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import { decode, faultRecord, faultStatus, maskOf } from './layouts.ts';
 import { Access, faultReasonName, Register } from './registers.ts';
 

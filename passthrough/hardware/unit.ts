@@ -5,7 +5,7 @@
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Adversary } from './caches/adversary.ts';
 import { AdversaryCaches } from './caches/adversary-caches.ts';
 import { LruCaches, type LruShape } from './caches/lru-caches.ts';

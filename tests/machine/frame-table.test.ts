@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { HypervisorBug } from '../../machine/errors.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameTable, FrameType, type FrameWatcher } from '../../machine/frame-table.ts';
-import { Heap } from '../../machine/heap.ts';
+import { Heap } from '../../machine/heap/heap.ts';
 import { domid } from '../../machine/ids.ts';
 
 const [ALICE, BOB] = [domid(1), domid(2)];

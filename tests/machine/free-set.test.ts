@@ -4,8 +4,8 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
 import { HypervisorBug } from '../../machine/errors.ts';
-import { FreeSet } from '../../machine/free-set.ts';
-import { Heap } from '../../machine/heap.ts';
+import { FreeSet } from '../../machine/heap/free-set.ts';
+import { Heap } from '../../machine/heap/heap.ts';
 
 describe.each([1, 2, 31, 32, 33, 63, 64, 65, 1023, 1024, 1025, 32767, 32768, 32769])('a set of %i', (size) => {
   test('hands out all of its members, lowest first, and then none', () => {

@@ -3,9 +3,9 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
-import { fingerprint, mix32 } from '../../machine/fingerprint.ts';
-import { Heap } from '../../machine/heap.ts';
-import { Pool } from '../../machine/pool.ts';
+import { fingerprint, mix32 } from '../../machine/heap/fingerprint.ts';
+import { Heap } from '../../machine/heap/heap.ts';
+import { Pool } from '../../machine/heap/pool.ts';
 
 const print = (heap: Heap) => fingerprint(heap, '');
 

@@ -3,8 +3,8 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
-import { fingerprint } from '../../machine/fingerprint.ts';
-import { Heap, type Mark } from '../../machine/heap.ts';
+import { fingerprint } from '../../machine/heap/fingerprint.ts';
+import { Heap, type Mark } from '../../machine/heap/heap.ts';
 
 const WORDS = 40;
 

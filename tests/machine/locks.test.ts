@@ -1,7 +1,7 @@
 // Goal: a lock has one holder, which alone may drop it. Method: two virtual CPUs, two locks.
 
 import { expect, test } from 'vitest';
-import { Heap } from '../../machine/heap.ts';
+import { Heap } from '../../machine/heap/heap.ts';
 import { Locks } from '../../machine/locks.ts';
 
 test('a lock that one virtual CPU has, another cannot take', () => {

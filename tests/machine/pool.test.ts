@@ -1,8 +1,8 @@
 // Goal: a pool hands out records and takes them back, up to its capacity. Method: one by one, and rolled back.
 
 import { describe, expect, test } from 'vitest';
-import { Heap } from '../../machine/heap.ts';
-import { Pool } from '../../machine/pool.ts';
+import { Heap } from '../../machine/heap/heap.ts';
+import { Pool } from '../../machine/heap/pool.ts';
 
 function makePool() {
   const heap = new Heap();

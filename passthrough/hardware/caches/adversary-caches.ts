@@ -2,7 +2,7 @@
 // that. The may-sets themselves are shared by all units: adversary.ts.
 
 import { alignDown, pagesOf } from '../../../machine/frame-number.ts';
-import type { Heap } from '../../../machine/heap.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
 import type { Capabilities } from '../capabilities.ts';
 import { type Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';
 import {

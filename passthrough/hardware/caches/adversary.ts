@@ -11,7 +11,7 @@
 
 import type { Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable, FrameWatcher } from '../../../machine/frame-table.ts';
-import type { Heap } from '../../../machine/heap.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
 import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from '../walk.ts';
 import { MaySet } from './may-set.ts';
 import { RoleTable } from './role-table.ts';

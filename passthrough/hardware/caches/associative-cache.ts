@@ -1,6 +1,6 @@
 // Not architectural. A set-associative cache in the heap: three key words, four value words, and a replacement rule.
 
-import type { Heap } from '../../../machine/heap.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
 
 /** How a full set makes room. `random` is a seeded xorshift, part of the state. */
 export type Replacement = 'lru' | 'fifo' | 'random';
@@ -18,8 +18,8 @@ const KEY2 = 2;
 export const CACHE_VALUE = 3;
 const AGE = 7;
 
-// The header: the clock that ages are read from, the state of the random replacement, the number of live entries, and of
-// those that made room for others.
+// The header: the clock that ages are read from, the state of the random replacement, the number of live entries, and
+// of those that made room for others.
 const CLOCK = 0;
 const RANDOM = 1;
 const LIVE = 2;

@@ -2,7 +2,7 @@
 
 import { alignDown, pagesOf } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
-import type { Heap } from '../../../machine/heap.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
 import { highWord } from '../../../machine/wide.ts';
 import type { Capabilities } from '../capabilities.ts';
 import { Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';

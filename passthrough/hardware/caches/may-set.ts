@@ -3,9 +3,9 @@
 // A record is (unit, did, level, first dfn, pages, value). Leaves of level 1 are found by hash, all others lie on a
 // short list per (unit, did). A superpage may be cached in fragments, so an invalidation of a part leaves the rest.
 
-import { mix32 } from '../../../machine/fingerprint.ts';
-import type { Heap } from '../../../machine/heap.ts';
-import { Pool } from '../../../machine/pool.ts';
+import { mix32 } from '../../../machine/heap/fingerprint.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import { Pool } from '../../../machine/heap/pool.ts';
 import { highWord } from '../../../machine/wide.ts';
 
 const LEVEL = 0;

@@ -3,8 +3,8 @@
 import { HypervisorBug } from '../../../machine/errors.ts';
 import type { Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
-import type { Heap } from '../../../machine/heap.ts';
-import { Pool } from '../../../machine/pool.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import { Pool } from '../../../machine/heap/pool.ts';
 import { highWord } from '../../../machine/wide.ts';
 
 const FRAME = 0;

@@ -4,7 +4,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
 import { FrameTable } from '../../../machine/frame-table.ts';
-import { Heap } from '../../../machine/heap.ts';
+import { Heap } from '../../../machine/heap/heap.ts';
 import { DeviceTables } from '../../../passthrough/driver/index.ts';
 import { dfn, domain } from './driver-rig.ts';
 

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { Errno } from '../../../machine/errno.ts';
-import { Heap } from '../../../machine/heap.ts';
+import { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid } from '../../../machine/ids.ts';
 import { DomainIds } from '../../../passthrough/driver/index.ts';
 

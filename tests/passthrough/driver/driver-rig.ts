@@ -3,7 +3,7 @@
 
 import type { Dfn, Mfn } from '../../../machine/frame-number.ts';
 import { FrameTable } from '../../../machine/frame-table.ts';
-import { Heap } from '../../../machine/heap.ts';
+import { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, parseSbdf, type Sbdf, type UnitIndex, type Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
 import { Clock, IommuDriver } from '../../../passthrough/driver/index.ts';

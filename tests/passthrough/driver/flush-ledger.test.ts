@@ -3,7 +3,7 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
-import { Heap } from '../../../machine/heap.ts';
+import { Heap } from '../../../machine/heap/heap.ts';
 import { Clock, FlushLedger } from '../../../passthrough/driver/index.ts';
 import { dfn, domain } from './driver-rig.ts';
 

@@ -3,7 +3,7 @@
 
 import type { Mfn } from '../../../machine/frame-number.ts';
 import { FrameTable } from '../../../machine/frame-table.ts';
-import { Heap } from '../../../machine/heap.ts';
+import { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN } from '../../../machine/ids.ts';
 import { DmaInFlight } from '../../../passthrough/hardware/dma.ts';
 import {

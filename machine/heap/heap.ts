@@ -9,6 +9,9 @@
 //
 // A segment declares how its words count towards the identity of a state.
 
+import { type CountedWord, countSegment, type Segment, type SegmentIdentity, type SegmentReader } from './segment.ts';
+import { type TransientPart, Transients } from './transients.ts';
+
 const BLOCK_SHIFT = 10;
 const BLOCK_WORDS = 1 << BLOCK_SHIFT;
 const BLOCK_MASK = BLOCK_WORDS - 1;
@@ -20,69 +23,6 @@ const IN_BLOCK = 0x80000000 | 0;
 /** A moment in the undo log. Valid until it, or a mark before it, is released or rolled back past. */
 export type Mark = number & { readonly [markKind]: true };
 declare const markKind: unique symbol;
-
-/**
- * How a segment's words count towards the identity of a state.
- * - `exact`: each word counts at its address.
- * - `slots`: records that count at their place, but only while their first word is not 0.
- * - `ring`: only the live window counts, relative to its head.
- * - `pool`: live records count as a set, whichever slot they are in.
- * - `unhashed`: nothing counts (statistics, indexes that other segments determine).
- */
-export type SegmentIdentity =
-  | { readonly kind: 'exact' }
-  | { readonly kind: 'unhashed' }
-  | { readonly kind: 'slots'; readonly recordWords: number }
-  | {
-      readonly kind: 'ring';
-      readonly rings: number;
-      /** Words of one ring's storage, and of one record in it. */
-      readonly ringWords: number;
-      readonly recordWords: number;
-      /** Head and number of live records of ring `ring`, in records. */
-      readonly window: (ring: number) => { readonly head: number; readonly count: number };
-      /** Offset in a record of a lo/hi time that counts relative to `now`, if there is one. */
-      readonly time?: { readonly offset: number; readonly now: () => number };
-    }
-  | {
-      readonly kind: 'pool';
-      readonly recordWords: number;
-      /** The first words of a record that count; the rest are links. */
-      readonly countedWords: number;
-      /** Number of slots that were ever in use. A record whose word 0 is 0 is free. */
-      readonly slots: () => number;
-      /** One more word that counts, where a fact about the record is relative to something else. */
-      readonly extra?: (record: number) => number;
-    };
-
-export interface Segment {
-  readonly name: string;
-  /** Its number in the order of reservation. */
-  readonly index: number;
-  /** Where its words lie: the array; null for those in blocks. */
-  readonly array: 'words' | 'blocks' | Uint32Array;
-  /** Place of the first word in the array; in blocks 1024 times the block plus the word in it. */
-  readonly base: number;
-  readonly words: number;
-  readonly identity: SegmentIdentity;
-}
-
-/** A part of a transient array. */
-export interface TransientPart {
-  readonly name: string;
-  readonly words: number;
-  /** `exact` where none is given. */
-  readonly identity?: SegmentIdentity;
-}
-
-/** A transient array; the first `extent()` words of it are in use, the others never read before they are written. */
-interface Transient {
-  readonly words: Uint32Array;
-  readonly extent: () => number;
-}
-
-/** A word that fingerprints and diffs see: its place within a segment, and its value. */
-export type CountedWord = (segment: Segment, place: number, value: number) => void;
 
 const zeros = new Uint32Array(BLOCK_WORDS);
 
@@ -100,13 +40,11 @@ export class Heap {
   /** Outstanding marks, oldest first, and where the log stood at each. */
   #marks: Mark[] = [];
   #positions: number[] = [];
-  readonly #transients: Transient[] = [];
+  readonly #transients = new Transients();
   /** Blocks that are part of a transient array. */
   readonly #adopted = new Set<number>();
-  /** Copies of the transient arrays, each after its extent, mark after mark; and where each mark's begin. */
-  #copies = new Uint32Array(1 << 8);
-  #copied = 0;
-  #copyPositions: number[] = [];
+  /** Where the copy of the transient arrays lies that belongs to each mark. */
+  #copies: number[] = [];
   #nextMark = 1;
   #logging = false;
 
@@ -155,7 +93,8 @@ export class Heap {
    * `extent()` words, which may depend on nothing but the array.
    */
   reserveTransient(parts: readonly TransientPart[], extent?: (words: Uint32Array) => number): Uint32Array {
-    const array = new Uint32Array(parts.reduce((sum, part) => sum + part.words, 0));
+    const total = parts.reduce((sum, part) => sum + part.words, 0);
+    const array = this.#transients.reserve(total, extent);
     let base = 0;
     for (const { name, words, identity } of parts) {
       this.#add({
@@ -168,7 +107,6 @@ export class Heap {
       });
       base += words;
     }
-    this.#transients.push({ words: array, extent: extent ? () => extent(array) : () => array.length });
     return array;
   }
 
@@ -188,7 +126,7 @@ export class Heap {
     return this.#segments;
   }
 
-  /** Word `place` of a segment of either kind. */
+  /** Word `place` of a segment of any kind. */
   read(segment: Segment, place: number): number {
     const { array } = segment;
     const at = segment.base + place;
@@ -292,38 +230,9 @@ export class Heap {
     this.#nextMark += 1;
     this.#marks.push(mark);
     this.#positions.push(this.#logged);
-    this.#copyPositions.push(this.#copied);
-    for (const { words, extent } of this.#transients) this.#copy(words, extent());
+    this.#copies.push(this.#transients.capture());
     this.#logging = true;
     return mark;
-  }
-
-  #copy(words: Uint32Array, extent: number): void {
-    const at = this.#copied;
-    const end = at + 1 + extent;
-    if (end > this.#copies.length) {
-      const longer = new Uint32Array(Math.max(end, this.#copies.length * 2));
-      longer.set(this.#copies);
-      this.#copies = longer;
-    }
-    const copies = this.#copies;
-    copies[at] = extent;
-    if (extent > 64) copies.set(words.subarray(0, extent), at + 1);
-    else for (let word = 0; word < extent; word += 1) copies[at + 1 + word] = words[word]!;
-    this.#copied = end;
-  }
-
-  /** What was in use before and is not now reads as zeros. */
-  #restoreTransients(from: number): void {
-    let at = from;
-    for (const { words, extent } of this.#transients) {
-      const kept = this.#copies[at]!;
-      const now = extent();
-      if (now > kept) words.fill(0, kept, now);
-      for (let word = 0; word < kept; word += 1) words[word] = this.#copies[at + 1 + word]!;
-      at += 1 + kept;
-    }
-    this.#copied = at;
   }
 
   /** Undoes every write since the mark, which stays valid. Marks taken after it are gone. O(words written since). */
@@ -331,7 +240,7 @@ export class Heap {
     const index = this.#dropMarksAfter(mark);
     const position = this.#positions[index]!;
     this.jumps += 1;
-    this.#restoreTransients(this.#copyPositions[index]!);
+    this.#transients.restore(this.#copies[index]!);
     const log = this.#log;
     for (let at = this.#logged - 2; at >= position; at -= 2) {
       const address = log[at]!;
@@ -344,10 +253,10 @@ export class Heap {
   /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */
   release(mark: Mark): void {
     const index = this.#dropMarksAfter(mark);
-    this.#copied = this.#copyPositions[index]!;
+    this.#transients.release(this.#copies[index]!);
     this.#marks.pop();
     this.#positions.pop();
-    this.#copyPositions.pop();
+    this.#copies.pop();
     if (this.#marks.length > 0) return;
     this.#logging = false;
     this.#logged = 0;
@@ -359,7 +268,7 @@ export class Heap {
     if (index < 0) throw new TypeError('this mark was released, or rolled back past');
     this.#marks.length = index + 1;
     this.#positions.length = index + 1;
-    this.#copyPositions.length = index + 1;
+    this.#copies.length = index + 1;
     return index;
   }
 
@@ -379,7 +288,7 @@ export class Heap {
       );
       if (segment) names.add(segment.name);
     }
-    this.#eachCopy(mark, (words, kept) => {
+    this.#transients.each(this.#copies[this.#marks.indexOf(mark)]!, (words, kept) => {
       for (const { array, base, words: length, name } of this.#segments) {
         if (array !== words) continue;
         for (let at = base; at < Math.min(base + length, kept.length); at += 1) {
@@ -388,16 +297,6 @@ export class Heap {
       }
     });
     return names;
-  }
-
-  /** Visits the transient arrays with what a mark keeps of each. */
-  #eachCopy(mark: Mark, visit: (words: Uint32Array, kept: Uint32Array) => void): void {
-    let at = this.#copyPositions[this.#marks.indexOf(mark)]!;
-    for (const { words } of this.#transients) {
-      const extent = this.#copies[at]!;
-      visit(words, this.#copies.subarray(at + 1, at + 1 + extent));
-      at += 1 + extent;
-    }
   }
 
   /** Makes this heap's content equal to another's with the same segments. Marks are not copied. */
@@ -410,11 +309,10 @@ export class Heap {
     for (const [block, words] of other.blocks.entries()) {
       if (!this.#adopted.has(block)) this.blocks[block] = words === zeros ? zeros : words.slice();
     }
-    for (const [at, { words }] of this.#transients.entries()) words.set(other.#transients[at]!.words);
+    this.#transients.copyFrom(other.#transients);
     this.#marks = [];
     this.#positions = [];
-    this.#copyPositions = [];
-    this.#copied = 0;
+    this.#copies = [];
     this.#logging = false;
     this.#logged = 0;
   }
@@ -426,86 +324,22 @@ export class Heap {
     return this.#size * 4 + count * BLOCK_WORDS * 4;
   }
 
-  /** Calls `visit` for every non-zero word that counts towards the state's identity, in address order. */
+  /** Calls `visit` for every non-zero word that counts towards the state's identity, segment after segment. */
   counted(visit: CountedWord): void {
-    for (const segment of this.#segments) {
-      const { identity } = segment;
-      if (identity.kind === 'exact') this.#countExact(segment, visit);
-      else if (identity.kind === 'slots') this.#countSlots(segment, identity.recordWords, visit);
-      else if (identity.kind === 'ring') this.#countRings(segment, identity, visit);
-      else if (identity.kind === 'pool') this.#countPool(segment, identity, visit);
-    }
+    for (const segment of this.#segments) countSegment(segment, this.#readerOf(segment), visit);
   }
 
-  #countExact(segment: Segment, visit: CountedWord): void {
-    if (segment.array !== 'blocks') {
-      for (let place = 0; place < segment.words; place += 1) {
-        const value = this.read(segment, place);
-        if (value !== 0) visit(segment, place, value);
+  #readerOf(segment: Segment): SegmentReader {
+    const read = (place: number) => this.read(segment, place);
+    if (segment.array !== 'blocks') return { read, next: (place) => place };
+    // Blocks that were never written are passed over.
+    const next = (place: number) => {
+      let at = place;
+      while (at < segment.words && this.blocks[(segment.base + at) >>> BLOCK_SHIFT] === zeros) {
+        at = (at | BLOCK_MASK) + 1;
       }
-      return;
-    }
-    const first = segment.base >>> BLOCK_SHIFT;
-    for (let block = 0; block < segment.words >>> BLOCK_SHIFT; block += 1) {
-      const words = this.blocks[first + block]!;
-      if (words === zeros) continue;
-      for (let i = 0; i < BLOCK_WORDS; i += 1) if (words[i] !== 0) visit(segment, block * BLOCK_WORDS + i, words[i]!);
-    }
+      return at;
+    };
+    return { read, next };
   }
-
-  #countSlots(segment: Segment, recordWords: number, visit: CountedWord): void {
-    for (let record = 0; record + recordWords <= segment.words; record += recordWords) {
-      if (this.read(segment, record) === 0) continue;
-      for (let w = 0; w < recordWords; w += 1) {
-        const value = this.read(segment, record + w);
-        if (value !== 0) visit(segment, record + w, value);
-      }
-    }
-  }
-
-  #countRings(segment: Segment, ring: Extract<SegmentIdentity, { kind: 'ring' }>, visit: CountedWord): void {
-    const { ringWords, recordWords, time } = ring;
-    const capacity = Math.floor(ringWords / recordWords);
-    const now = time ? time.now() : 0;
-    for (let r = 0; r < ring.rings; r += 1) {
-      const { head, count } = ring.window(r);
-      for (let i = 0; i < count; i += 1) {
-        const record = r * ringWords + ((head + i) % capacity) * recordWords;
-        const place = r * ringWords + i * recordWords;
-        // A live record of zeros is not the same as no record.
-        visit(segment, segment.words + r * capacity + i, 1);
-        for (let w = 0; w < recordWords; w += 1) {
-          if (time && (w === time.offset || w === time.offset + 1)) continue;
-          const value = this.read(segment, record + w);
-          if (value !== 0) visit(segment, place + w, value);
-        }
-        if (time) {
-          const high = this.read(segment, record + time.offset + 1);
-          const at = this.read(segment, record + time.offset) + high * 0x100000000;
-          visit(segment, place + time.offset, (now - at) >>> 0);
-        }
-      }
-    }
-  }
-
-  #countPool(segment: Segment, pool: Extract<SegmentIdentity, { kind: 'pool' }>, visit: CountedWord): void {
-    const records: number[][] = [];
-    for (let slot = 0; slot < pool.slots(); slot += 1) {
-      const at = segment.base + slot * pool.recordWords;
-      if (this.words[at] === 0) continue;
-      const words = Array.from({ length: pool.countedWords }, (_, w) => this.words[at + w]!);
-      if (pool.extra) words.push(pool.extra(at));
-      records.push(words);
-    }
-    records.sort(compareWords);
-    const stride = pool.countedWords + (pool.extra ? 1 : 0);
-    for (const [i, words] of records.entries()) {
-      for (const [w, value] of words.entries()) if (value !== 0) visit(segment, i * stride + w, value);
-    }
-  }
-}
-
-function compareWords(a: readonly number[], b: readonly number[]): number {
-  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return a[i]! - b[i]!;
-  return 0;
 }

@@ -3,7 +3,7 @@
 // Kept as a bitmap of used members with summary levels above it (a bit says "this word is full"), so that taking and
 // giving back cost O(log32 size) and the next member depends on nothing but which are used.
 
-import { HypervisorBug } from './errors.ts';
+import { HypervisorBug } from '../errors.ts';
 import type { Heap } from './heap.ts';
 
 export class FreeSet {

@@ -1,6 +1,7 @@
 // A pool of fixed-size records in the heap, for things that are identified by what they say, not by where they lie.
 
-import type { Heap, Segment } from './heap.ts';
+import type { Heap } from './heap.ts';
+import type { Segment } from './segment.ts';
 
 const HIGH_WATER = 0;
 const FREE_HEAD = 1;
