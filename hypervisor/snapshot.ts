@@ -1,4 +1,4 @@
-// Snapshots of a machine: taken in no time, rolled back to exactly, forked, compared.
+// Snapshots of a machine: taken cheaply, rolled back to exactly, forked, compared.
 
 import { type Patch, produceWithPatches } from 'immer';
 import { fingerprint as hashState } from '../machine/heap/fingerprint.ts';
@@ -15,7 +15,10 @@ export interface Snapshot {
   readonly mark: Mark;
 }
 
-/** Remembers this moment. O(1); from now on old words are kept, until {@link release}. */
+/**
+ * Remembers this moment, in time that depends on what is in flight only. From now on old words are kept, until
+ * {@link release}.
+ */
 export function snapshot(machine: Hypervisor): Snapshot {
   return { control: machine.control.root, changes: machine.control.journal.length, mark: machine.parts.heap.mark() };
 }

@@ -1,7 +1,7 @@
 // Grant map and unmap through the door: the whole hypercall, its flush, and the hardware that carries it out.
 
 import { GNTMAP, GTF } from '../../grant/index.ts';
-import { Hypervisor, type Op, PV_WINDOW_BASE, rollback, snapshot } from '../../hypervisor/index.ts';
+import { Hypervisor, type Op, type OpResult, PV_WINDOW_BASE, rollback, snapshot } from '../../hypervisor/index.ts';
 import type { SpeedCase } from './speed-case.ts';
 
 const BATCH = 32;
@@ -53,6 +53,12 @@ function prepare(live: number, iommu: boolean): { machine: Hypervisor; map: Op; 
   };
 }
 
+/** A refusal would be fast, and measure nothing. */
+function assertAllOkay({ elements }: OpResult): void {
+  const refused = elements?.find(({ status }) => status !== 0);
+  if (!elements || refused) throw new RangeError(`grant-pair: expected every element done, got ${refused?.status}`);
+}
+
 function pairs(name: string, live: number, iommu: boolean, note: string, opsPerSecond?: number): SpeedCase {
   const rounds = 16;
   return {
@@ -63,6 +69,8 @@ function pairs(name: string, live: number, iommu: boolean, note: string, opsPerS
     prepare() {
       const { machine, map, unmap } = prepare(live, iommu);
       const taken = snapshot(machine);
+      for (const op of [map, unmap, map, unmap]) assertAllOkay(machine.step(op));
+      rollback(machine, taken);
       return {
         run() {
           for (let round = 0; round < rounds; round += 1) {

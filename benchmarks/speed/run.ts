@@ -1,13 +1,14 @@
 // `npm run bench [-- NAME... --json]`: the speed of the model itself, by tinybench.
 
 import { Bench } from 'tinybench';
+import { baselines } from './baseline.bench.ts';
 import { grantPairs } from './grant-pair.bench.ts';
 import { maps } from './map.bench.ts';
 import { replays } from './replay.bench.ts';
 import type { SpeedCase, SpeedResult } from './speed-case.ts';
 import { translations } from './translate.bench.ts';
 
-const cases: readonly SpeedCase[] = [...grantPairs, ...translations, ...replays, ...maps];
+const cases: readonly SpeedCase[] = [...baselines, ...grantPairs, ...translations, ...replays, ...maps];
 
 async function measure(of: SpeedCase): Promise<SpeedResult> {
   const { run, bytesPerItem } = await of.prepare();
@@ -28,11 +29,17 @@ async function measure(of: SpeedCase): Promise<SpeedResult> {
   };
 }
 
-function line({ name, opsPerSecond, nsPerOp, bytesPerItem, target, note }: SpeedResult): string {
+/** What the baseline reached where the targets were set. */
+const BASELINE_OPS = 26e6;
+
+/** `slower`: by how much the baseline is slower here than where the targets were set. */
+function line({ name, opsPerSecond, nsPerOp, bytesPerItem, target, note }: SpeedResult, slower: number): string {
   const bytes = bytesPerItem === undefined ? '' : `  ${bytesPerItem.toFixed(2)} B/item`;
   const ops = opsPerSecond.toLocaleString('en-US').padStart(13);
-  const goal = target?.opsPerSecond ? ` ${(opsPerSecond / target.opsPerSecond).toFixed(2)} of target` : '';
-  return `${name.padEnd(22)}${ops} ops/s  ${nsPerOp.toFixed(1).padStart(9)} ns/op${goal.padEnd(15)}${bytes}  ${note}\n`;
+  const share = target?.opsPerSecond ? opsPerSecond / target.opsPerSecond : 0;
+  const scaled = slower > 1 ? ` (${(share * slower).toFixed(2)} by the baseline)` : '';
+  const goal = share > 0 ? ` ${share.toFixed(2)} of target${scaled}` : '';
+  return `${name.padEnd(22)}${ops} ops/s  ${nsPerOp.toFixed(1).padStart(9)} ns/op${goal.padEnd(38)}${bytes}  ${note}\n`;
 }
 
 async function main(argv: readonly string[]): Promise<void> {
@@ -54,7 +61,8 @@ async function main(argv: readonly string[]): Promise<void> {
   for (const of of chosen) {
     const result = await measure(of);
     results.push(result);
-    if (!json) process.stdout.write(line(result));
+    const baseline = results.find((one) => one.name === 'baseline/grant-words');
+    if (!json) process.stdout.write(line(result, baseline ? BASELINE_OPS / baseline.opsPerSecond : 0));
   }
   if (json) process.stdout.write(`${JSON.stringify(results, null, 2)}\n`);
 }
