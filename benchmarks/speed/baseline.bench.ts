@@ -1,4 +1,4 @@
-// What the machine under the bench can do: a grant's words changed and undone in one function, with no hypervisor around.
+// What the machine under the bench can do: the words of a grant changed and undone in one function, without a model.
 
 import type { SpeedCase } from './speed-case.ts';
 
