@@ -4,7 +4,8 @@ import { completeGrant, type DeviceAccess, type GrantContext, Reuse } from '../g
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Progress } from '../machine/pending.ts';
-import { highWord } from '../machine/wide.ts';
+import { highWord, joinWords } from '../machine/wide.ts';
+import type { FlushEngine, IommuDriver } from '../passthrough/index.ts';
 import type { Parts } from './parts.ts';
 
 /** What a held-back completion is about. */
@@ -20,13 +21,17 @@ export class DriverAccess implements DeviceAccess {
   /** Set once, after both ends exist. */
   grants: GrantContext | null = null;
   readonly #parts: Parts;
+  readonly #driver: IommuDriver;
+  readonly #flush: FlushEngine;
 
   constructor(parts: Parts) {
     this.#parts = parts;
+    this.#driver = parts.driver;
+    this.#flush = parts.driver.flush;
   }
 
   prepare(vcpu: Vcpu, domain: Domid, frame: number): Reuse {
-    const { flush } = this.#parts.driver;
+    const flush = this.#flush;
     const { ledger } = flush;
     const record = ledger.findPending(domain, frame as Dfn, 0);
     if (record === 0) return Reuse.ready;
@@ -44,44 +49,44 @@ export class DriverAccess implements DeviceAccess {
   }
 
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {
-    return this.#parts.driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
+    return this.#driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
   }
 
   unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void {
-    this.#parts.driver.unmap(vcpu, domain, frame as number as Dfn, 0);
+    this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
   }
 
   isFlushed(vcpu: Vcpu): boolean {
-    return this.#parts.driver.flush.isIdle(vcpu);
+    return this.#flush.isIdle(vcpu);
   }
 
   flush(vcpu: Vcpu): Progress {
-    return this.#parts.driver.flush.step(vcpu);
+    return this.#flush.step(vcpu);
   }
 
   elementEnd(vcpu: Vcpu): void {
-    this.#parts.driver.flush.elementEnd(vcpu);
+    this.#flush.elementEnd(vcpu);
   }
 
   operationEnd(vcpu: Vcpu): void {
-    this.#parts.driver.flush.operationEnd(vcpu);
+    this.#flush.operationEnd(vcpu);
   }
 
   holdsBack(vcpu: Vcpu): boolean {
-    const { flush } = this.#parts.driver;
+    const flush = this.#flush;
     return flush.release === 'afterFlush' && flush.ledger.size(vcpu) > 0;
   }
 
   holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void {
-    this.#parts.driver.flush.hold(vcpu, Completion.grant, granter, ref, halves, frame, mapper);
+    this.#flush.hold(vcpu, Completion.grant, granter, ref, halves, frame, mapper);
   }
 
   holdDmaRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): void {
-    this.#parts.driver.flush.hold(vcpu, Completion.dmaRange, domain, dfn, highWord(dfn), order, 0);
+    this.#flush.hold(vcpu, Completion.dmaRange, domain, dfn, highWord(dfn), order, 0);
   }
 
   completeOne(vcpu: Vcpu): Progress {
-    const { flush } = this.#parts.driver;
+    const flush = this.#flush;
     const { ledger } = flush;
     const record = ledger.ready(vcpu, flush.release === 'onReturn');
     if (record === 0) return Progress.done;
@@ -90,7 +95,7 @@ export class DriverAccess implements DeviceAccess {
     const c = ledger.completionArgument(record, 2);
     const d = ledger.completionArgument(record, 3);
     if (ledger.completionKind(record) === Completion.dmaRange) {
-      this.observer?.released(a, (b + c * 0x100000000) as Dfn, d);
+      this.observer?.released(a, joinWords(b, c) as Dfn, d);
     } else {
       completeGrant(this.grants!, a, b, c, d as Mfn, ledger.completionArgument(record, 4) as Domid);
     }

@@ -5,6 +5,7 @@ import { Errno } from '../../machine/errno.ts';
 import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
+import { joinWords } from '../../machine/wide.ts';
 import type { DriverAccess } from '../device-access.ts';
 import type { Parts } from '../parts.ts';
 
@@ -36,7 +37,7 @@ function fail(record: Uint32Array, errno: number): number {
 }
 
 function firstDfn(record: Uint32Array): number {
-  return record[DmaScratch.dfnLow]! + record[DmaScratch.dfnHigh]! * 0x100000000;
+  return joinWords(record[DmaScratch.dfnLow]!, record[DmaScratch.dfnHigh]!);
 }
 
 /** One micro-step of dma_map: pages go in one by one, each change flushed as the policy wishes. */

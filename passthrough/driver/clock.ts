@@ -1,7 +1,7 @@
 // The machine's time, in microseconds. It moves only when an operation says so.
 
 import type { Heap } from '../../machine/heap/heap.ts';
-import { highWord } from '../../machine/wide.ts';
+import { highWord, joinWords } from '../../machine/wide.ts';
 
 export class Clock {
   readonly #heap: Heap;
@@ -13,7 +13,7 @@ export class Clock {
   }
 
   get nowUs(): number {
-    return this.#heap.words[this.#at]! + this.#heap.words[this.#at + 1]! * 0x100000000;
+    return joinWords(this.#heap.words[this.#at]!, this.#heap.words[this.#at + 1]!);
   }
 
   /** @throws RangeError when time would go back. */

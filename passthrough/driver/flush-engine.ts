@@ -10,7 +10,7 @@ import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
-import { highWord } from '../../machine/wide.ts';
+import { highWord, joinWords } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
 import type { AccessChange, Flush, FlushPolicy, Release, Rights } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
@@ -265,7 +265,7 @@ export class FlushEngine {
     const kind = state[at + KIND]!;
     const domain = (state[at + DOMAIN_ORDER]! & 0xffff) as Domid;
     const order = state[at + DOMAIN_ORDER]! >>> 16;
-    const dfn = (state[at + DFN_LOW]! + state[at + DFN_HIGH]! * 0x100000000) as Dfn;
+    const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!) as Dfn;
     const mask = this.#unitsOf(kind & 0xff, domain, order);
     const unit = nextBit(mask, state[UNIT]!);
     if (unit >= 0) {

@@ -7,7 +7,7 @@
 import { type Dfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
-import { highWord } from '../../machine/wide.ts';
+import { highWord, joinWords } from '../../machine/wide.ts';
 import type { Clock } from './clock.ts';
 import { PendingCounts } from './pending-counts.ts';
 
@@ -198,7 +198,7 @@ export class FlushLedger {
 
   /** First device frame of a removal. */
   dfnOf(name: number): Dfn {
-    return (this.#word(name, DFN_LOW) + this.#word(name, DFN_HIGH) * 0x100000000) as Dfn;
+    return joinWords(this.#word(name, DFN_LOW), this.#word(name, DFN_HIGH)) as Dfn;
   }
 
   orderOf(name: number): number {
@@ -319,7 +319,7 @@ export class FlushLedger {
     for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
       const record = this.#place(at);
       if (isUncovered(queue, record)) {
-        return this.#clock.nowUs - (queue[record + TIME_LOW]! + queue[record + TIME_HIGH]! * 0x100000000);
+        return this.#clock.nowUs - joinWords(queue[record + TIME_LOW]!, queue[record + TIME_HIGH]!);
       }
     }
     return 0;
@@ -343,5 +343,5 @@ function isUncovered(queue: Uint32Array, record: number): boolean {
 }
 
 function dfnAt(queue: Uint32Array, record: number): number {
-  return queue[record + DFN_LOW]! + queue[record + DFN_HIGH]! * 0x100000000;
+  return joinWords(queue[record + DFN_LOW]!, queue[record + DFN_HIGH]!);
 }

@@ -3,7 +3,7 @@
 
 import { alignDown, pagesOf } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
-import { highWord } from '../../machine/wide.ts';
+import { highWord, joinWords } from '../../machine/wide.ts';
 import { Access, IotlbGranularity } from './registers.ts';
 
 const LIVE = 0;
@@ -73,7 +73,7 @@ export class DmaInFlight {
       unit: this.#heap.words[at + TAG]! >>> 16,
       did: this.#heap.words[at + TAG]! & 0xffff,
       sourceId: this.#heap.words[at + SOURCE]!,
-      dfn: this.#heap.words[at + DFN_LOW]! + this.#heap.words[at + DFN_HIGH]! * 0x100000000,
+      dfn: joinWords(this.#heap.words[at + DFN_LOW]!, this.#heap.words[at + DFN_HIGH]!),
       frame: this.#heap.words[at + FRAME]!,
       access: access as Access,
       word: this.#heap.words[at + WORD]!,

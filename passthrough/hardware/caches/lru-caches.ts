@@ -3,7 +3,7 @@
 import { alignDown, pagesOf } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
-import { highWord } from '../../../machine/wide.ts';
+import { highWord, joinWords } from '../../../machine/wide.ts';
 import type { Capabilities } from '../capabilities.ts';
 import { Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';
 import { ENTRY_PERMISSIONS, entryFrame, entryPages, TableWalker, TranslationType, tableIndex } from '../walk.ts';
@@ -271,7 +271,7 @@ export class LruCaches implements TranslationCaches {
   #tellOfDropped(observer: TranslationObserver, record: number): void {
     const { words } = this.#iotlb;
     const key = words[record]!;
-    const dfn = (words[record + 1]! >>> 0) + words[record + 2]! * 0x100000000;
+    const dfn = joinWords(words[record + 1]! >>> 0, words[record + 2]!);
     const low = words[record + CACHE_VALUE]!;
     const frame = entryFrame(low, words[record + CACHE_VALUE + 1]!);
     observer.dropped(this.#unit, key & 0xffff, dfn, entryPages((key >>> 16) & 7), frame, low & ENTRY_PERMISSIONS);
@@ -319,7 +319,7 @@ export class LruCaches implements TranslationCaches {
       const key = cache.words[record]!;
       if (granularity !== IotlbGranularity.global && (key & 0xffff) !== did) continue;
       if (granularity === IotlbGranularity.page) {
-        const first = (cache.words[record + 1]! >>> 0) + cache.words[record + 2]! * 0x100000000;
+        const first = joinWords(cache.words[record + 1]! >>> 0, cache.words[record + 2]!);
         const length = entryPages(of || (key >>> 16) & 7);
         if (first + length <= base || first >= base + pages) continue;
       }

@@ -6,7 +6,7 @@
 import { mix32 } from '../../../machine/heap/fingerprint.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
 import { Pool } from '../../../machine/heap/pool.ts';
-import { highWord } from '../../../machine/wide.ts';
+import { highWord, joinWords } from '../../../machine/wide.ts';
 
 const LEVEL = 0;
 const TAG = 1;
@@ -173,7 +173,7 @@ export class MaySet {
   }
 
   #dfn(record: number): number {
-    return this.#heap.words[record + DFN_LOW]! + this.#heap.words[record + DFN_HIGH]! * 0x100000000;
+    return joinWords(this.#heap.words[record + DFN_LOW]!, this.#heap.words[record + DFN_HIGH]!);
   }
 
   /**

@@ -5,7 +5,7 @@ import type { Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
 import { Pool } from '../../../machine/heap/pool.ts';
-import { highWord } from '../../../machine/wide.ts';
+import { highWord, joinWords } from '../../../machine/wide.ts';
 
 const FRAME = 0;
 const TAG = 1;
@@ -55,7 +55,7 @@ export class RoleTable {
 
   /** First device frame that the table covers in this role. */
   dfn(role: number): number {
-    return this.#heap.words[role + DFN_LOW]! + this.#heap.words[role + DFN_HIGH]! * 0x100000000;
+    return joinWords(this.#heap.words[role + DFN_LOW]!, this.#heap.words[role + DFN_HIGH]!);
   }
 
   /** One more way to a frame. True when the role is new. */
