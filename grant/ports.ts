@@ -21,10 +21,10 @@ export interface HostMappings {
 }
 
 /**
- * What stands between a map and the device frames that it wants: nothing; a flush that this CPU was given to carry
- * out; a flush that another CPU is at; the policy, for good.
+ * What stands between a map and the device frames that it wants: nothing; a flush that was asked for just now; one that
+ * this CPU is to carry out; one that another CPU is at; the policy, for good.
  */
-export const Reuse = { ready: 0, flushing: 1, waiting: 2, refused: 3 } as const;
+export const Reuse = { ready: 0, asked: 1, flushing: 2, waiting: 3, refused: 4 } as const;
 export type Reuse = (typeof Reuse)[keyof typeof Reuse];
 
 /** Access of a mapper's devices to the frames that it maps. */

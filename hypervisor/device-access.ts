@@ -40,12 +40,11 @@ export class DriverAccess implements DeviceAccess {
     if (onReuse === 'refuse') return Reuse.refused;
     const owner = ledger.vcpuOf(record);
     if (owner !== vcpu && !this.#parts.pending.isIdle(owner)) return Reuse.waiting;
-    if (flush.isIdle(vcpu)) {
-      // The whole removal, for a part of one covers nothing.
-      flush.requestPage(vcpu, domain, ledger.dfnOf(record), ledger.orderOf(record), false);
-      flush.requestWait(vcpu);
-    }
-    return Reuse.flushing;
+    if (!flush.isIdle(vcpu)) return Reuse.flushing;
+    // The whole removal, for a part of one covers nothing.
+    flush.requestPage(vcpu, domain, ledger.dfnOf(record), ledger.orderOf(record), false);
+    flush.requestWait(vcpu);
+    return Reuse.asked;
   }
 
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {

@@ -23,7 +23,7 @@ const { busLow: BUS_LOW, handle: HANDLE_IN, status: STATUS_OUT } = UnmapElement;
 export function placeMapElements(record: Uint32Array, elements: readonly MapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { hostAddress, flags, ref, domain } = elements[index]!;
+    const { hostAddress, flags, ref, domain } = elementAt(elements, index, 'map_grant_ref');
     placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
     record[at + FLAGS] = word32(flags, 'flags');
     record[at + REF] = word32(ref, 'ref');
@@ -39,13 +39,20 @@ export function placeMapElements(record: Uint32Array, elements: readonly MapElem
 export function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { hostAddress, busAddress, handle } = elements[index]!;
+    const { hostAddress, busAddress, handle } = elementAt(elements, index, 'unmap_grant_ref');
     placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
     placeWide(record, at + BUS_LOW, busAddress, 'busAddress');
     record[at + HANDLE_IN] = word32(handle, 'handle');
     for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
     at += ARGUMENT_WORDS;
   }
+}
+
+function elementAt<T>(elements: readonly T[], index: number, op: string): T {
+  const element = elements[index];
+  if (typeof element !== 'object' || element === null)
+    throw new TypeError(`${op}: element ${index}: expected an object`);
+  return element;
 }
 
 /** The two words of an address; 0 where there is none. */

@@ -24,6 +24,8 @@ import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './
 
 const OKAY: OpResult = Object.freeze({ result: 0 });
 const { done: DONE, blocked: BLOCKED } = Step;
+/** Phase of an operation whose last micro-step is done. */
+const FINISHED = 0xffffffff;
 
 export class Hypervisor {
   readonly config: MachineConfig;
@@ -117,7 +119,7 @@ export class Hypervisor {
       if (next === BLOCKED) this.#letHardwareRun(vcpu, phase);
       else phase = next;
     }
-    return this.finish(vcpu);
+    return this.#finish(vcpu);
   }
 
   /**
@@ -252,9 +254,14 @@ export class Hypervisor {
   /** One micro-step of the operation on a virtual CPU. When `done`, {@link finish} gives its result. */
   microStep(vcpu: Vcpu): Progress {
     if (this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} has no operation`);
+    if (this.parts.pending.record(vcpu)[Pending.phase] === FINISHED)
+      throw new TypeError(`the operation on vCPU ${vcpu} is done: finish it`);
     const record = this.parts.pending.record(vcpu);
     const next = this.#advance(record[Pending.op]!, vcpu, record[Pending.phase]!);
-    if (next === DONE) return Progress.done;
+    if (next === DONE) {
+      record[Pending.phase] = FINISHED;
+      return Progress.done;
+    }
     if (next === BLOCKED) return Progress.blocked;
     record[Pending.phase] = next;
     return Progress.more;
@@ -279,8 +286,18 @@ export class Hypervisor {
     }
   }
 
-  /** Takes the result of an operation whose last micro-step is done; the virtual CPU is idle then. */
+  /**
+   * Takes the result of an operation whose last micro-step is done; the virtual CPU is idle then.
+   * @throws TypeError when there is no such operation.
+   */
   finish(vcpu: Vcpu): OpResult {
+    const { pending } = this.parts;
+    if (pending.isIdle(vcpu) || pending.record(vcpu)[Pending.phase] !== FINISHED)
+      throw new TypeError(`vCPU ${vcpu} has no operation that is done`);
+    return this.#finish(vcpu);
+  }
+
+  #finish(vcpu: Vcpu): OpResult {
     const { pending } = this.parts;
     const record = pending.record(vcpu);
     const name = VCPU_OPS[record[Pending.op]! - 1]!;

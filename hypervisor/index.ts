@@ -9,6 +9,7 @@ export { type FlushPolicy, type LruShape, policies, policyNamed, type Release } 
 export type { Control, ControlChange, DeviceControl, DomainControl } from './control.ts';
 export { Hypervisor } from './hypervisor.ts';
 export { inspect, type MachineView, type UnitView } from './inspect.ts';
+export { P2mType } from './memory/p2m.ts';
 export { PV_WINDOW_BASE } from './memory/pv-window.ts';
 export type { DmaResult, MapElementInput, MapElementResult, Op, OpResult, UnmapElementInput } from './op.ts';
 export type { DeviceDescription, MachineConfig, MachineOptions, UnitDescription } from './options.ts';

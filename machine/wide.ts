@@ -21,7 +21,7 @@ export function wideLow(value: Wide, name: string): number {
       throw new TypeError(`${name} ${value}: expected an integer from 0 to 2^53-1, or a "0x..." string`);
     return value >>> 0;
   }
-  if (!HEX.test(value))
+  if (typeof value !== 'string' || !HEX.test(value))
     throw new TypeError(`${name} ${JSON.stringify(value)}: expected a number or a "0x..." string of up to 16 digits`);
   return Number.parseInt(value.slice(Math.max(2, value.length - 8)), 16) >>> 0;
 }

@@ -1,8 +1,8 @@
 // Invariants over a machine's state, by the ids of docs/invariants.md. Each is a function that names what breaks it.
 
 import { GNTMAP, hasWritePins, Pin } from '../grant/index.ts';
-import type { Hypervisor } from '../hypervisor/index.ts';
-import type { Dfn, Mfn } from '../machine/frame-number.ts';
+import { type Hypervisor, P2mType } from '../hypervisor/index.ts';
+import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, type MaptrackHandle, parseSbdf } from '../machine/ids.ts';
 
 /** One way in which a state breaks an invariant. */
@@ -143,9 +143,10 @@ export const countsAreHandles: Invariant = {
 };
 
 /**
- * Rights (1 read, 2 write) that pins give each mapper to frames of others, by `mapper/frame`. A translated mapper's pin
- * counts as both: Xen unmaps its entries by frame alone (xen: replace_grant_p2m_mapping looks at neither the handle nor
- * the type), so a read-only and a writable handle on one frame can end each other's entry.
+ * Rights (1 read, 2 write) that pins give each mapper to frames of others, by `mapper/frame`. A translated mapper may
+ * write, too, while its p2m has a writable grant entry of the frame: Xen unmaps by frame alone (xen:
+ * replace_grant_p2m_mapping asks whether the entry is a grant's, not whether it is this handle's), so a read-only and a
+ * writable handle on one frame can end each other's entry.
  */
 function pinnedRights(machine: Hypervisor): ReadonlyMap<string, number> {
   const { grants } = machine.parts;
@@ -155,12 +156,23 @@ function pinnedRights(machine: Hypervisor): ReadonlyMap<string, number> {
       const pins = grants.pins(granter, ref);
       if (pins === 0) continue;
       const mapper = grants.activeMapper(granter, ref);
-      const isTranslated = machine.control.root.domains[mapper]?.kind === 'hvm';
-      const key = `${mapper}/${grants.activeFrame(granter, ref)}`;
-      rights.set(key, (rights.get(key) ?? 0) | (isTranslated || hasWritePins(pins) ? 3 : 1));
+      const frame = grants.activeFrame(granter, ref);
+      const mayWrite = hasWritePins(pins) || hasWritableEntry(machine, mapper, frame);
+      const key = `${mapper}/${frame}`;
+      rights.set(key, (rights.get(key) ?? 0) | (mayWrite ? 3 : 1));
     }
   }
   return rights;
+}
+
+function hasWritableEntry(machine: Hypervisor, mapper: Domid, frame: Mfn): boolean {
+  if (machine.control.root.domains[mapper]?.kind !== 'hvm') return false;
+  const { p2m } = machine.parts;
+  for (let at = 0; at < p2m.gfns; at += 1) {
+    const gfn = at as Gfn;
+    if (p2m.type(mapper, gfn) === P2mType.grantWritable && p2m.frame(mapper, gfn) === frame) return true;
+  }
+  return false;
 }
 
 /**

@@ -161,7 +161,8 @@ function undoPin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number
 function host(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const element = elementOf(record);
   const flags = record[element + FLAGS]!;
-  if ((flags & HOST_MAP) === 0) return Phase.device;
+  // What the policy asked for at the end of the element before is flushed here, too.
+  if ((flags & HOST_MAP) === 0) return context.ports.device.isFlushed(vcpu) ? Phase.device : Phase.hostFlush;
   const mapper = record[DOMAIN]! as Domid;
   const low = record[element + HOST_LOW]!;
   const high = record[element + HOST_HIGH]!;
@@ -169,6 +170,7 @@ function host(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   if (context.domain(mapper)!.kind === 'hvm') {
     const ready = ports.device.prepare(vcpu, mapper, (low >>> 12) + high * 0x100000);
     if (ready === Reuse.waiting) return Step.blocked;
+    if (ready === Reuse.asked) return Phase.host;
     if (ready === Reuse.flushing) return flushThen(ports.device, vcpu, Phase.host, Phase.host);
     if (ready === Reuse.refused) return undoPin(context, vcpu, record);
   }
@@ -193,6 +195,7 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   if (readers === 0 && writers === 0) {
     const ready = access.prepare(vcpu, mapper, frame);
     if (ready === Reuse.waiting) return Step.blocked;
+    if (ready === Reuse.asked) return Phase.device;
     if (ready === Reuse.flushing) return flushThen(access, vcpu, Phase.device, Phase.device);
     if (ready === Reuse.refused) return undoHost(context, vcpu, record);
   }

@@ -91,6 +91,7 @@ function mapPage(context: OperationContext, vcpu: Vcpu, record: Uint32Array): nu
   const dfn = (firstDfn(record) + done) as Dfn;
   const ready = context.access.prepare(vcpu, domain, dfn);
   if (ready === Reuse.waiting) return Step.blocked;
+  if (ready === Reuse.asked) return Phase.page;
   if (ready === Reuse.flushing) return flushThen(context.access, vcpu, Phase.page, Phase.page);
   const frame = (record[DmaScratch.frame]! + done) as Mfn;
   const errno =

@@ -240,7 +240,6 @@ export class Heap {
     const index = this.#dropMarksAfter(mark);
     const position = this.#positions[index]!;
     this.jumps += 1;
-    this.#transients.restore(this.#copies[index]!);
     const log = this.#log;
     for (let at = this.#logged - 2; at >= position; at -= 2) {
       const address = log[at]!;
@@ -248,6 +247,8 @@ export class Heap {
       else this.blocks[(address & ~IN_BLOCK) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
     }
     this.#logged = position;
+    // Last: words of a block that is part of a transient array may be in the log, too.
+    this.#transients.restore(this.#copies[index]!);
   }
 
   /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */
@@ -288,13 +289,9 @@ export class Heap {
       );
       if (segment) names.add(segment.name);
     }
-    this.#transients.each(this.#copies[this.#marks.indexOf(mark)]!, (words, kept) => {
-      for (const { array, base, words: length, name } of this.#segments) {
-        if (array !== words) continue;
-        for (let at = base; at < Math.min(base + length, kept.length); at += 1) {
-          if (words[at] !== kept[at]) names.add(name);
-        }
-      }
+    this.#transients.eachDifference(this.#copies[this.#marks.indexOf(mark)]!, (words, word) => {
+      const segment = this.#segments.find((of) => of.array === words && word >= of.base && word < of.base + of.words);
+      if (segment) names.add(segment.name);
     });
     return names;
   }

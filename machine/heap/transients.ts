@@ -68,13 +68,17 @@ export class Transients {
     this.#copied = position;
   }
 
-  /** Visits the arrays with what a copy holds of each. */
-  each(position: number, visit: (words: Uint32Array, kept: Uint32Array) => void): void {
+  /** Visits the words of each array that differ from a copy; what is out of use then or now counts as zeros. */
+  eachDifference(position: number, visit: (words: Uint32Array, word: number) => void): void {
     let at = position;
-    for (const { words } of this.#all) {
-      const extent = this.#copies[at]!;
-      visit(words, this.#copies.subarray(at + 1, at + 1 + extent));
-      at += 1 + extent;
+    for (const { words, extent } of this.#all) {
+      const kept = this.#copies[at]!;
+      const now = extent();
+      for (let word = 0; word < Math.max(kept, now); word += 1) {
+        const before = word < kept ? this.#copies[at + 1 + word]! : 0;
+        if ((word < now ? words[word]! : 0) !== before) visit(words, word);
+      }
+      at += 1 + kept;
     }
   }
 

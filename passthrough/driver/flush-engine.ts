@@ -253,6 +253,7 @@ export class FlushEngine {
     const count = state[COUNT]!;
     if (count > 0) return this.#submit(vcpu, state, count);
     if (state[WAIT_WANTED] === 0) return Progress.done;
+    if (!this.#takesWait(nextBit(state[TOUCHED]!, 0))) return Progress.blocked;
     state[PHASE] = SUBMIT_WAITS;
     state[AWAITED] = state[TOUCHED]!;
     state[UNIT] = 0;
@@ -309,13 +310,20 @@ export class FlushEngine {
     return true;
   }
 
+  /** Whether a wait can be submitted to a unit (-1: there is none to submit it to). */
+  #takesWait(unit: number): boolean {
+    if (unit < 0) return true;
+    const on = this.#units[unit]!;
+    return !on.queueEnabled || hasRoom(on);
+  }
+
   #submitWaits(vcpu: Vcpu, state: Uint32Array): Progress {
     const awaited = state[AWAITED]!;
     const unit = nextBit(awaited, state[UNIT]!);
     if (unit >= 0) {
+      if (!this.#takesWait(unit)) return Progress.blocked;
       const on = this.#units[unit]!;
       if (on.queueEnabled) {
-        if (!hasRoom(on)) return Progress.blocked;
         const word = this.#statusWord(vcpu, unit);
         this.#frames.writeWord(this.statusFrame, word, 0);
         submitWait(this.#frames, on, this.statusFrame, word);

@@ -131,10 +131,13 @@ export class FlushLedger {
     this.#pending.count(domain, dfn | 0, order, 1);
   }
 
-  /** Whether a completion needs no record of its own: the last removal carries none yet. */
+  /**
+   * Whether a completion needs no record of its own: the last removal carries none yet, and whoever looks for
+   * completions has not passed it by.
+   */
   canAttach(vcpu: number): boolean {
-    if (this.size(vcpu) === 0) return false;
     const queue = this.#queues[vcpu]!;
+    if (this.size(vcpu) === 0 || queue[TAIL]! <= queue[FIRST_HELD]!) return false;
     return (queue[this.#place(queue[TAIL]! - 1) + FLAGS]! & (PENDING | KIND_MASK)) === PENDING;
   }
 
@@ -240,6 +243,19 @@ export class FlushLedger {
       for (let at = queue[HEAD]!; at !== tail; at += 1) {
         const record = this.#place(at);
         if (queue[record + FLAGS]! >>> COVERED_SHIFT === vcpu + 1) this.#settle(queue, record);
+      }
+      this.#trim(queue);
+    }
+  }
+
+  /** No device of the domain is left, and nothing is cached for it: its removals are pending no more. */
+  left(domain: Domid): void {
+    for (const queue of this.#queues) {
+      for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
+        const record = this.#place(at);
+        if ((queue[record + FLAGS]! & PENDING) === 0 || (queue[record + DOMAIN]! & 0xffff) !== domain) continue;
+        if (isUncovered(queue, record)) queue[UNCOVERED]! -= 1;
+        this.#settle(queue, record);
       }
       this.#trim(queue);
     }

@@ -131,6 +131,7 @@ export class IommuDriver {
   leave(domain: Domid, unit: UnitIndex): void {
     this.tables.setUnits(domain, this.tables.units(domain) & ~(1 << unit));
     this.ids[unit]!.release(domain);
+    if (this.tables.units(domain) === 0) this.flush.ledger.left(domain);
   }
 
   /** Asks for everything that the domain has pending to be flushed, whatever the policy. */

@@ -166,6 +166,8 @@ export class AssociativeCache {
     this.changes += 1;
     this.words[LIVE]! -= 1;
     this.words[record] = 0;
+    // Who takes the place is not taken for one that was just used.
+    this.words[record + AGE] = 0;
   }
 
   /**

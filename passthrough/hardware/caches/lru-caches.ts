@@ -34,7 +34,7 @@ export const defaultLruShape: LruShape = {
   rewalkOnPermissionMiss: true,
 };
 
-/** Counters that count for nothing in a state's identity. The IOTLB itself keeps the last. */
+/** What a unit counts; nothing of it is part of a state's identity. The IOTLB itself counts its evictions. */
 export const LRU_COUNTERS = ['contextMisses', 'iotlbHits', 'iotlbMisses', 'walkReads', 'faults', 'evictions'] as const;
 export type LruCounter = (typeof LRU_COUNTERS)[number];
 const CONTEXT_MISSES = 0;
