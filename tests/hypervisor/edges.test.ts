@@ -192,3 +192,60 @@ describe('what is no operation', () => {
     expect(() => new Hypervisor(options as never)).toThrow(RangeError);
   });
 });
+
+describe('a policy that flushes at the end of each element', () => {
+  it('has each flush carried out before the next element, whatever the element is', () => {
+    const machine = machineWith({
+      policy: {
+        name: 'element-end',
+        summary: 'a global flush after each element',
+        releases: ['afterFlush'],
+        onReuse: 'flush',
+        promise: () => ({ kind: 'strict' }),
+        change() {},
+        elementEnd(flush) {
+          flush.global();
+          flush.wait();
+        },
+      },
+    });
+    machine.step({ op: 'assign_device', device: DEVICE, domain: 2 });
+    const { first } = machine.control.root.domains[2]!.ram;
+    machine.step({ op: 'grant_write', domain: 2, ref: 8, flags: GTF.permit_access, grantee: 2, frame: first });
+    const before = machine.units[0]!.counter('waits');
+    const elements = Array.from({ length: 70 }, () => ({ flags: GNTMAP.device_map, ref: 8, domain: 2 }));
+    const { elements: results } = machine.step({ op: 'map_grant_ref', domain: 2, elements });
+    expect(results!.every(({ status }) => status === 0)).toBe(true);
+    expect(machine.units[0]!.counter('waits') - before).toBe(70);
+  });
+});
+
+describe('an operation in pieces', () => {
+  const op = { op: 'map_grant_ref', domain: 0, elements: [mapAt(8)] } as const;
+
+  it('is finished only when it is done, and stepped no further then', () => {
+    const machine = machineWith();
+    expect(() => machine.finish(V0)).toThrow(TypeError);
+    machine.begin(op);
+    expect(() => machine.finish(V0)).toThrow(/no operation that is done/);
+    while (machine.microStep(V0) !== Progress.done);
+    expect(() => machine.microStep(V0)).toThrow(/is done: finish it/);
+    expect(machine.finish(V0)).toMatchObject({ result: 0, elements: [{ status: 0 }] });
+  });
+
+  it.each([null, undefined, 7, 'x'])('is refused with the place when an element is %s', (element) => {
+    const machine = machineWith();
+    for (const name of ['map_grant_ref', 'unmap_grant_ref'] as const) {
+      const elements = [mapAt(8), element] as never;
+      const refuse = () =>
+        machine.step({ op: name, domain: 0, elements: name === 'map_grant_ref' ? elements : ([element] as never) });
+      expect(refuse).toThrow(name === 'map_grant_ref' ? /map_grant_ref: element 1/ : /unmap_grant_ref: element 0/);
+      expect(machine.isBusy(V0)).toBe(false);
+    }
+  });
+
+  it('takes no address that only looks like one', () => {
+    const elements = [{ ...mapAt(8), hostAddress: ['0x1000'] }] as never;
+    expect(() => machineWith().step({ op: 'map_grant_ref', domain: 0, elements })).toThrow(TypeError);
+  });
+});

@@ -4,7 +4,15 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { GNTMAP, GTF } from '../../grant/index.ts';
-import { Hypervisor, type Op, Progress, PV_WINDOW_BASE, policies } from '../../hypervisor/index.ts';
+import {
+  fingerprint,
+  Hypervisor,
+  type Op,
+  Progress,
+  PV_WINDOW_BASE,
+  policies,
+  type UnitDescription,
+} from '../../hypervisor/index.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { violations } from '../../verify/index.ts';
 
@@ -12,7 +20,7 @@ const DEVICE = '0000:03:00.0';
 type VcpuOp = Parameters<Hypervisor['begin']>[0];
 
 /** Domain 0 has a device and maps two frames of domain 1, under refs 8 and 9. */
-function scene(policy: string): Hypervisor {
+function scene(policy: string, unit: UnitDescription = {}): Hypervisor {
   const machine = new Hypervisor({
     domains: 2,
     frames: 64,
@@ -20,6 +28,7 @@ function scene(policy: string): Hypervisor {
     vcpus: 2,
     windowPages: 4,
     grants: { maptrackFrames: 2 },
+    units: [unit],
     devices: [{ device: DEVICE, unit: 0 }],
     caches: { kind: 'adversary', mayEntries: 256 },
     policy,
@@ -128,5 +137,44 @@ describe('a translated access', () => {
     expect(machine.step({ op: 'dma_perform', slot: 0 }).dma).toEqual({ frame: first });
     run(machine, [], [], () => {});
     expect(machine.parts.frames.readWord(first, 0)).toBe(7);
+  });
+});
+
+describe('a device that goes while another CPU is in the middle of an unmap', () => {
+  it('takes with it what was not flushed, so that the frame can be mapped again', () => {
+    const machine = scene('deferred');
+    const handles = machine.parts.grants.maptrack(0 as Domid).live();
+    machine.begin(unmap(0, handles[0]!));
+    const { ledger } = machine.parts.driver.flush;
+    while (ledger.size(0) === 0) machine.microStep(0 as Vcpu);
+    expect(machine.step({ op: 'deassign_device', vcpu: 1, device: DEVICE }).result).toBe(0);
+    run(machine, [], [], () => {});
+    expect(ledger.size(0)).toBe(0);
+    expect(usage(machine)[0]).toBe(0);
+    const again = machine.step({ op: 'map_grant_ref', vcpu: 1, domain: 0, elements: [element(0)] });
+    expect(again.elements).toMatchObject([{ status: 0 }]);
+    expect(violations(machine)).toEqual([]);
+  });
+});
+
+describe('a micro-step that is blocked', () => {
+  it.each([true, false])('changes nothing, by queue (%s) or registers', (queuedInvalidation) => {
+    const machine = scene('deferred', { capabilities: { queuedInvalidation } });
+    const handles = machine.parts.grants.maptrack(0 as Domid).live();
+    machine.step(unmap(0, handles[0]!));
+    // The removal is pending, so the map must have it flushed first.
+    machine.begin({ op: 'map_grant_ref', vcpu: 0, domain: 0, elements: [element(0)] });
+    let blocked = 0;
+    for (let turn = 0; turn < 60 && machine.isBusy(0 as Vcpu); turn += 1) {
+      const before = fingerprint(machine);
+      const progress = machine.microStep(0 as Vcpu);
+      if (progress === Progress.done) machine.finish(0 as Vcpu);
+      if (progress !== Progress.blocked) continue;
+      blocked += 1;
+      expect(fingerprint(machine)).toBe(before);
+      machine.units[0]!.step();
+    }
+    expect(machine.isBusy(0 as Vcpu)).toBe(false);
+    expect(blocked).toBeGreaterThan(0);
   });
 });

@@ -2,7 +2,8 @@
 
 import { fc } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { type FlushPolicy, fingerprint, rollback, snapshot } from '../../hypervisor/index.ts';
+import { GNTMAP, GTF } from '../../grant/index.ts';
+import { type FlushPolicy, fingerprint, Hypervisor, rollback, snapshot } from '../../hypervisor/index.ts';
 import type { Dfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { isRemoval, strictDomain, strictPage } from '../../passthrough/index.ts';
@@ -83,6 +84,63 @@ describe('a write past the undo log is noticed', () => {
     machine.parts.heap.words[frames.base + 1]! += 1;
     rollback(machine, taken);
     expect(fingerprint(machine)).not.toBe(before);
+  });
+});
+
+describe('M1 sees through an HVM mapper', () => {
+  const PAGE = 4096;
+  /** Domain 0 is HVM, has a device, and may map ref 8 of domain 1. */
+  function hvmScene(policy: string) {
+    const machine = new Hypervisor({
+      domains: 2,
+      frames: 64,
+      gfns: 16,
+      devices: [{ device: '0000:03:00.0', unit: 0 }],
+      caches: { kind: 'adversary', mayEntries: 256 },
+      policy,
+      release: policy === 'strict-page' ? 'afterFlush' : 'onReturn',
+    });
+    machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 2, iommu: true });
+    machine.step({ op: 'create_domain', domain: 1, kind: 'pv', frames: 2 });
+    machine.step({ op: 'assign_device', device: '0000:03:00.0', domain: 0 });
+    const { first } = machine.control.root.domains[1]!.ram;
+    machine.step({ op: 'grant_write', domain: 1, ref: 8, flags: GTF.permit_access, grantee: 0, frame: first });
+    const map = (gfn: number, flags: number) =>
+      machine.step({
+        op: 'map_grant_ref',
+        domain: 0,
+        elements: [{ flags, ref: 8, domain: 1, hostAddress: gfn * PAGE }],
+      }).elements![0]!.handle!;
+    const unmap = (handle: number, gfn: number) =>
+      machine.step({ op: 'unmap_grant_ref', domain: 0, elements: [{ handle, hostAddress: gfn * PAGE }] });
+    return { machine, first, map, unmap, broken: () => violations(machine).map(({ invariant }) => invariant) };
+  }
+
+  it.each(['never', 'deferred'])('%s leaves a writable entry cached under a read-only pin', (policy) => {
+    const { map, unmap, broken } = hvmScene(policy);
+    const writable = map(8, GNTMAP.host_map);
+    map(9, GNTMAP.host_map | GNTMAP.readonly);
+    expect(broken()).toEqual([]);
+    unmap(writable, 8);
+    expect(broken()).toEqual(['M1']);
+  });
+
+  it('a device entry that is stronger than the grant', () => {
+    const { machine, first, map, broken } = hvmScene('strict-page');
+    map(8, GNTMAP.host_map | GNTMAP.readonly);
+    expect(broken()).toEqual([]);
+    machine.parts.driver.map(0 as never, 0 as Domid, 8 as Dfn, first as never, 3);
+    expect(broken()).toEqual(['M1']);
+  });
+
+  it('two handles on one frame, each unmapped at the address of the other, are as Xen has it', () => {
+    const { map, unmap, broken } = hvmScene('strict-page');
+    const writable = map(8, GNTMAP.host_map);
+    const readable = map(9, GNTMAP.host_map | GNTMAP.readonly);
+    expect(unmap(writable, 9).elements).toEqual([{ status: 0 }]);
+    expect(broken()).toEqual([]);
+    expect(unmap(readable, 8).elements).toEqual([{ status: 0 }]);
+    expect(broken()).toEqual([]);
   });
 });
 

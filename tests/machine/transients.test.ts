@@ -61,6 +61,17 @@ describe('a mark', () => {
     heap.write(base, 1);
     expect([...heap.segmentsSince(mark)].sort()).toEqual(['fixed', 'list']);
   });
+
+  test('names what came into use since, and what went out of it', () => {
+    for (const before of [0, 1]) {
+      const heap = new Heap();
+      const list = heap.reserveTransient([{ name: 'list', words: 4 }], (words) => words[0]! * 2);
+      list.set([before, 7]);
+      const mark = heap.mark();
+      list[0] = 1 - before;
+      expect([...heap.segmentsSince(mark)], `from ${before}`).toEqual(['list']);
+    }
+  });
 });
 
 test('the parts of an array count by their own identities', () => {
@@ -92,6 +103,18 @@ describe('a block that is part of a transient array', () => {
     array[6] = 61;
     heap.rollback(mark);
     expect([array[5], heap.blocks[block]![6]]).toEqual([50, 60]);
+  });
+
+  test('goes back when one word of it was written both ways', () => {
+    const heap = new Heap();
+    const array = heap.reserveTransient([{ name: 'adopted', words: 1024 }]);
+    const block = heap.adoptBlock(array);
+    array[5] = 50;
+    const mark = heap.mark();
+    array[5] = 99;
+    heap.writeBlock(block, 5, 51);
+    heap.rollback(mark);
+    expect(array[5]).toBe(50);
   });
 
   test('stays its own in a copy of the heap', () => {

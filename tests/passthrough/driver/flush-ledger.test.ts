@@ -70,6 +70,28 @@ describe('a completion', () => {
   });
 });
 
+test('a completion is found though the removal before it was passed by', () => {
+  const { ledger } = makeLedger();
+  ledger.removed(0, domain(1), dfn(5), 0);
+  expect(complete(ledger, 0, true)).toBeNull();
+  ledger.hold(0, 1, 77, 0, 0, 0, 0);
+  expect(complete(ledger, 0, true)).toBe(77);
+});
+
+test('the removals of a domain that has no device left are pending no more, covered or not', () => {
+  const { ledger } = makeLedger();
+  for (const at of [5, 6]) ledger.removed(0, domain(1), dfn(at), 0);
+  ledger.hold(0, 1, 77, 0, 0, 0, 0);
+  ledger.removed(1, domain(2), dfn(7), 0);
+  ledger.cover(0, 1, 5, 0);
+  ledger.left(domain(1));
+  expect([ledger.uncovered(0), ledger.uncovered(1), complete(ledger)]).toEqual([0, 1, 77]);
+  expect([5, 6].some((at) => ledger.isPending(domain(1), dfn(at), 0))).toBe(false);
+  expect(ledger.isPending(domain(2), dfn(7), 0)).toBe(true);
+  ledger.flushed(0);
+  expect([ledger.size(0), ledger.size(1)]).toEqual([0, 1]);
+});
+
 describe('an invalidation covers', () => {
   const cases: [string, [number, number, number], boolean][] = [
     ['its page', [1, 5, 0], true],

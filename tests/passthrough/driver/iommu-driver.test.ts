@@ -215,7 +215,7 @@ describe('mapping', () => {
     rig.driver.map(CPU, domain(1), dfn(5), frame, 3);
     const mark = rig.heap.mark();
     expect(rig.driver.map(CPU, domain(1), dfn(5), frame, 3)).toBe(0);
-    expect(rig.heap.wordsSince(mark)).toBe(0);
+    expect([...rig.heap.segmentsSince(mark)]).toEqual([]);
     expect(rig.shown).toHaveLength(1);
   });
 

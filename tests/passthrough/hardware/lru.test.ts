@@ -2,6 +2,7 @@
 // Method: small shapes, so that every eviction is known in advance; counters and stale answers tell what is held.
 
 import { describe, expect, test } from 'vitest';
+import { fingerprint } from '../../../machine/heap/fingerprint.ts';
 import {
   Access,
   type CacheShape,
@@ -261,4 +262,21 @@ test('rolling back the heap brings the caches back, with what they would evict n
     rig.heap.rollback(mark);
     expect(run()).toEqual(first);
   }
+});
+
+test('rolling back to an emptied cache brings back who is evicted next', () => {
+  const { rig, read, lru } = cached({ iotlb: tiny(2, 2, 'lru') });
+  for (const dfn of [0, 1, 0]) read(dfn);
+  rig.lru.invalidateIotlb(1, 0, 0, 0, false);
+  const mark = rig.heap.mark();
+  const run = () => {
+    for (const dfn of [2, 3, 4, 2, 3]) read(dfn);
+    return [lru.counter('iotlbHits'), lru.counter('evictions'), fingerprint(rig.heap, '')];
+  };
+  const first = run();
+  rig.heap.rollback(mark);
+  expect(run()).toEqual(first);
+  rig.lru.invalidateIotlb(1, 0, 0, 0, false);
+  rig.heap.rollback(mark);
+  expect(run()).toEqual(first);
 });
