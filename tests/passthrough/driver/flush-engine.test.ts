@@ -199,24 +199,42 @@ describe('a wait', () => {
 });
 
 describe('a full queue', () => {
-  test('blocks the CPU without a trace, until the hardware has taken something', () => {
-    const of = served();
+  /** Waits of somebody else's, until no descriptor fits. */
+  function fill(of: ReturnType<typeof served>): void {
     const [only] = of.rig.units;
     const status = of.rig.frame();
-    for (let at = 0; at < 255; at += 1) {
+    while (only!.queued < 255) {
       const tail = only!.readLow(Register.IQT) >>> 4;
       const [w0, w1, w2, w3] = waitWords(status, 0, 1) as [number, number, number, number];
       of.rig.frames.writeWideEntry(only!.queueFrame as typeof status, tail, w0, w1, w2, w3);
       only!.writeRegister(Register.IQT, ((tail + 1) % 256) << 4);
     }
-    page(of, 5);
+  }
+
+  function expectBlockedWithoutTrace(of: ReturnType<typeof served>): void {
     const mark = of.rig.heap.mark();
     expect(of.flush.step(CPU)).toBe(Progress.blocked);
     expect([...of.rig.heap.segmentsSince(mark)]).toEqual([]);
     of.rig.heap.release(mark);
-    only!.step();
+    of.rig.units[0]!.step();
     expect(of.flush.step(CPU)).not.toBe(Progress.blocked);
+  }
+
+  test('blocks the CPU without a trace, until the hardware has taken something', () => {
+    const of = served();
+    fill(of);
+    page(of, 5);
+    expectBlockedWithoutTrace(of);
     expect(of.rig.queued().at(-1)).toBe('0: iotlb page did 0 dfn 5 order 0 drains rw');
+  });
+
+  test('blocks a wait as well', () => {
+    const of = served();
+    page(of, 5);
+    expect(of.flush.step(CPU)).not.toBe(Progress.blocked);
+    fill(of);
+    of.flush.requestWait(CPU);
+    expectBlockedWithoutTrace(of);
   });
 });
 
