@@ -44,6 +44,6 @@ export interface DeviceAccess {
   holdsBack(vcpu: Vcpu): boolean;
   /** Holds back the end of a grant's use until what was removed before it is flushed. */
   holdGrant(vcpu: Vcpu, granter: Domid, ref: number, halves: number, frame: Mfn, mapper: Domid): void;
-  /** Lets one held-back end happen. `done` when none is ready. */
+  /** Lets one held-back end happen, of this CPU or of an idle one. `done` when none is ready. */
   completeOne(vcpu: Vcpu): Progress;
 }

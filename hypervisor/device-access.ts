@@ -85,10 +85,21 @@ export class DriverAccess implements DeviceAccess {
   }
 
   completeOne(vcpu: Vcpu): Progress {
+    if (this.#completeOf(vcpu)) return Progress.more;
+    // A flush covers what idle CPUs removed, too, and they would not come to it before their next operation.
+    const { pending } = this.#parts;
+    for (let other = 0; other < pending.vcpus; other += 1) {
+      if (other !== vcpu && pending.isIdle(other) && this.#completeOf(other)) return Progress.more;
+    }
+    return Progress.done;
+  }
+
+  /** Lets a held-back end happen that is ready in a CPU's queue. False when none is. */
+  #completeOf(vcpu: number): boolean {
     const flush = this.#flush;
     const { ledger } = flush;
     const record = ledger.ready(vcpu, flush.release === 'onReturn');
-    if (record === 0) return Progress.done;
+    if (record === 0) return false;
     const a = ledger.completionArgument(record, 0) as Domid;
     const b = ledger.completionArgument(record, 1);
     const c = ledger.completionArgument(record, 2);
@@ -99,6 +110,6 @@ export class DriverAccess implements DeviceAccess {
       completeGrant(this.grants!, a, b, c, d as Mfn, ledger.completionArgument(record, 4) as Domid);
     }
     ledger.completed(vcpu, record);
-    return Progress.more;
+    return true;
   }
 }

@@ -51,7 +51,6 @@ export class Hypervisor {
     this.access = new DriverAccess(parts);
     this.#context = { parts, access: this.access };
     this.#grants = {
-      heap: parts.heap,
       frames: parts.frames,
       pending: parts.pending,
       tables: parts.grants,

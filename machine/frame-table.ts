@@ -47,8 +47,6 @@ export interface FrameWatcher {
 export class FrameTable {
   /** Number of frames of RAM. */
   readonly frames: number;
-  /** Frames above RAM that belong to the hypervisor alone: invalidation queues. */
-  readonly privateBase: number;
   readonly #heap: Heap;
   readonly #records: number;
   readonly #free: FreeSet;
@@ -70,7 +68,6 @@ export class FrameTable {
     this.#records = heap.reserve('frames', (frames + privateFrames) * RECORD_WORDS).base;
     this.#free = new FreeSet(heap, 'frames in use', frames);
     heap.reserveBlocks('contents', frames);
-    this.privateBase = frames;
   }
 
   /** Makes 1024 words that somebody keeps the content of the next private frame. */
@@ -121,25 +118,6 @@ export class FrameTable {
     return this.#heap.words[this.#records + frame * RECORD_WORDS + TYPE]! & TYPE_COUNT_MASK;
   }
 
-  /** Takes a reference. False when the frame is not allocated to `owner`. xen: get_page. */
-  getPage(frame: Mfn, owner: Domid): boolean {
-    if (frame >= this.frames) return false;
-    const record = this.#records + frame * RECORD_WORDS;
-    const word = this.#heap.words[record + OWNER]!;
-    if ((word & ALLOCATED) === 0 || (word & 0xffff) !== owner) return false;
-    this.#heap.write(record + REFERENCES, this.#heap.words[record + REFERENCES]! + 1);
-    return true;
-  }
-
-  /** Drops a reference. True when it was the last: the caller removes what maps the frame, then calls {@link free}. */
-  putPage(frame: Mfn): boolean {
-    const address = this.#records + frame * RECORD_WORDS + REFERENCES;
-    const count = this.#heap.words[address]!;
-    if (count === 0) throw new HypervisorBug('P1', `frame ${frame}: reference dropped below zero`);
-    this.#heap.write(address, count - 1);
-    return count === 1;
-  }
-
   /**
    * Takes a reference to the frame's type. False when it has another type whose count is not 0.
    * A change of type from or to `writable` obliges the caller to change the owner's IOMMU entry (xen: _get_page_type).
@@ -162,8 +140,8 @@ export class FrameTable {
   }
 
   /**
-   * Takes `pages` references to a frame that something else holds already, and `types` to its writable type. False, and
-   * none taken, when it has another type whose count is not 0.
+   * Takes `pages` references to a frame that is known to be allocated, and `types` to its writable type. False, and
+   * none taken, when it has another type whose count is not 0. xen: get_page, get_page_type.
    */
   takeReferences(frame: Mfn, pages: number, types: number): boolean {
     const { words } = this.#heap;
@@ -175,7 +153,10 @@ export class FrameTable {
     return true;
   }
 
-  /** Drops references taken by {@link takeReferences}. True when the frame has none left: see {@link putPage}. */
+  /**
+   * Drops references. True when the frame has none left: the caller removes what maps it, then calls {@link free}.
+   * xen: put_page, put_page_type.
+   */
   dropReferences(frame: Mfn, pages: number, types: number): boolean {
     const { words } = this.#heap;
     const record = this.#records + frame * RECORD_WORDS;

@@ -51,7 +51,7 @@ function unmap(handle: number): void {
 export const baselines: readonly SpeedCase[] = [
   {
     name: 'baseline/grant-words',
-    note: 'no model: 17 logged words in one function, random of 65,536; 26 M/s where the targets were set',
+    note: 'no model: 17 logged words in one function, random of 65,536 (see README.md)',
     items: 1024,
     prepare() {
       words.fill(0);

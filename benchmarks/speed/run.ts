@@ -29,10 +29,10 @@ async function measure(of: SpeedCase): Promise<SpeedResult> {
   };
 }
 
-/** What the baseline reached where the targets were set. */
+/** What a prototype of the baseline's shape reached where the targets were set: the scaled share is an estimate. */
 const BASELINE_OPS = 26e6;
 
-/** `slower`: by how much the baseline is slower here than where the targets were set. */
+/** `slower`: by how much the baseline is slower here than that prototype was there. */
 function line({ name, opsPerSecond, nsPerOp, bytesPerItem, target, note }: SpeedResult, slower: number): string {
   const bytes = bytesPerItem === undefined ? '' : `  ${bytesPerItem.toFixed(2)} B/item`;
   const ops = opsPerSecond.toLocaleString('en-US').padStart(13);

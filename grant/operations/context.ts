@@ -1,7 +1,6 @@
 // What the operations work with.
 
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 import type { Locks } from '../../machine/locks.ts';
 import type { PendingOperations } from '../../machine/pending.ts';
@@ -10,7 +9,6 @@ import type { DeviceAccess, DomainView, HostMappings } from '../ports.ts';
 import type { UnmapBatches } from '../unmap-batch.ts';
 
 export interface GrantContext {
-  readonly heap: Heap;
   readonly frames: FrameTable;
   readonly pending: PendingOperations;
   readonly tables: GrantTables;

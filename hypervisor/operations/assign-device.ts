@@ -13,7 +13,7 @@ export const AssignScratch = {
   leaves: Pending.scratch + 2,
 } as const;
 
-const Phase = { start: 0, flush: 1, detach: 2, detachFlush: 3, leave: 4 } as const;
+const Phase = { start: 0, flush: 1, detach: 2, detachFlush: 3, leave: 4, end: 5 } as const;
 
 export function stepAssignDevice(context: OperationContext, vcpu: Vcpu, phase: number): number {
   const { pending, driver } = context.parts;
@@ -41,10 +41,12 @@ export function stepDeassignDevice(context: OperationContext, vcpu: Vcpu, phase:
       driver.detach(vcpu, unit, record[AssignScratch.device] as Sbdf);
       return Phase.detachFlush;
     case Phase.detachFlush:
-      return completeAll(context.access, vcpu, Phase.detachFlush, Phase.leave);
-    default:
+      return flushThen(context.access, vcpu, Phase.detachFlush, Phase.leave);
+    case Phase.leave:
       if (record[AssignScratch.leaves] !== 0) driver.leave(domain, unit);
-      return Step.done;
+      return Phase.end;
+    default:
+      return completeAll(context.access, vcpu, Phase.end, Step.done);
   }
 }
 

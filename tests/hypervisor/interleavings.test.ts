@@ -157,6 +157,20 @@ describe('a device that goes while another CPU is in the middle of an unmap', ()
   });
 });
 
+describe('a flush by one CPU', () => {
+  it('ends what was held back on another one that is idle', () => {
+    const machine = scene('deferred');
+    const handles = machine.parts.grants.maptrack(0 as Domid).live();
+    machine.step(unmap(0, handles[0]!));
+    machine.step({ op: 'tick', vcpu: 1, nowUs: 5000 });
+    machine.step(unmap(1, handles[1]!));
+    expect(usage(machine)).toEqual([GTF.reading | GTF.writing, GTF.reading | GTF.writing]);
+    machine.step({ op: 'tick', vcpu: 0, nowUs: 10_000 });
+    expect(usage(machine)).toEqual([0, 0]);
+    expect(violations(machine)).toEqual([]);
+  });
+});
+
 describe('a micro-step that is blocked', () => {
   it.each([true, false])('changes nothing, by queue (%s) or registers', (queuedInvalidation) => {
     const machine = scene('deferred', { capabilities: { queuedInvalidation } });

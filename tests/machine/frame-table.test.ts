@@ -35,7 +35,7 @@ describe('allocation', () => {
   test('says so when memory is exhausted, and goes on when a frame is free again', () => {
     const frames = makeFrames(2);
     expect([frames.allocate(ALICE), frames.allocate(BOB), frames.allocate(BOB)]).toEqual([0, 1, -1]);
-    frames.putPage(0 as Mfn);
+    frames.dropReferences(0 as Mfn, 1, 0);
     frames.free(0 as Mfn);
     expect(frames.allocate(BOB)).toBe(0);
     expect(frames.owner(0 as Mfn)).toBe(BOB);
@@ -47,32 +47,42 @@ describe('allocation', () => {
 
   test("leaves out the frames that are the hypervisor's own", () => {
     const frames = makeFrames(4);
-    expect(frames.privateBase).toBe(4);
-    expect([3, 4].map((frame) => frames.isMemory(frame))).toEqual([true, false]);
+    const own = frames.addPrivate(new Uint32Array(1024));
+    expect([3, own].map((frame) => frames.isMemory(frame))).toEqual([true, false]);
+    frames.writeWord(own, 5, 50);
+    expect(frames.readWord(own, 5)).toBe(50);
   });
 });
 
 describe('references', () => {
-  test('are taken by the owner only', () => {
-    const { frames, frame } = allocated();
-    expect(frames.getPage(frame, ALICE)).toBe(true);
-    expect(frames.getPage(frame, BOB)).toBe(false);
-    expect(frames.getPage(5 as Mfn, ALICE)).toBe(false);
-    expect(frames.getPage(100 as Mfn, ALICE)).toBe(false);
-    expect(frames.references(frame)).toBe(2);
-  });
-
   test('tell which was the last', () => {
     const { frames, frame } = allocated();
-    frames.getPage(frame, ALICE);
-    expect([frames.putPage(frame), frames.putPage(frame)]).toEqual([false, true]);
+    expect(frames.takeReferences(frame, 2, 0)).toBe(true);
+    expect(frames.references(frame)).toBe(3);
+    expect([frames.dropReferences(frame, 2, 0), frames.dropReferences(frame, 1, 0)]).toEqual([false, true]);
+  });
+
+  test('are taken with references to the writable type, all or none', () => {
+    const { frames, frame } = allocated();
+    expect(frames.takeReferences(frame, 2, 2)).toBe(true);
+    expect([frames.type(frame), frames.typeCount(frame), frames.references(frame)]).toEqual([FrameType.writable, 2, 3]);
+    expect(frames.dropReferences(frame, 2, 2)).toBe(false);
+    frames.getType(frame, FrameType.l1PageTable);
+    expect(frames.takeReferences(frame, 1, 1)).toBe(false);
+    expect([frames.type(frame), frames.typeCount(frame), frames.references(frame)]).toEqual([
+      FrameType.l1PageTable,
+      1,
+      1,
+    ]);
+    expect(frames.takeReferences(frame, 1, 0), 'a reference of no type').toBe(true);
+    expect(() => frames.dropReferences(frame, 1, 2)).toThrow(bug('P3'));
   });
 
   test('below zero are a bug, P1', () => {
     const { frames, frame } = allocated();
-    frames.putPage(frame);
-    expect(() => frames.putPage(frame)).toThrow(bug('P1'));
-    expect(() => frames.putPage(frame)).toThrow(HypervisorBug);
+    frames.dropReferences(frame, 1, 0);
+    expect(() => frames.dropReferences(frame, 1, 0)).toThrow(bug('P1'));
+    expect(() => frames.dropReferences(frame, 1, 0)).toThrow(HypervisorBug);
   });
 
   test('keep a frame from being freed, P1', () => {
@@ -120,7 +130,7 @@ describe('contents', () => {
     for (const word of [0, 1, 513, 1023]) frames.writeWord(frame, word, 5);
     frames.getType(frame, FrameType.writable);
     frames.putType(frame);
-    frames.putPage(frame);
+    frames.dropReferences(frame, 1, 0);
     frames.free(frame);
     for (let word = 0; word < 1024; word += 1) if (frames.readWord(frame, word) !== 0) expect.fail(`word ${word}`);
     expect(frames.isAllocated(frame)).toBe(false);
@@ -162,7 +172,7 @@ describe('a watcher', () => {
     const { frames, frame, told } = watched();
     frames.writeWord(frame, 8, 5);
     told.length = 0;
-    frames.putPage(frame);
+    frames.dropReferences(frame, 1, 0);
     frames.free(frame);
     expect(told).toEqual(['before 0 8+2: 5', 'after 0 8+2: 0']);
     expect(frames.watchWord(frame)).toBe(1);

@@ -118,7 +118,7 @@ export class Rig {
   }
 
   freeTable(frame: Mfn): void {
-    this.frames.putPage(frame);
+    this.frames.dropReferences(frame, 1, 0);
     this.frames.free(frame);
   }
 
@@ -130,7 +130,7 @@ export class Rig {
     this.command(unit, { setRootTable: 1 });
     const sticky = options.queue === false ? {} : { queuedInvalidationEnable: 1 };
     if (options.queue !== false) {
-      unit.writeRegister(Register.IQA, (this.frames.privateBase + unit.index) << 12);
+      unit.writeRegister(Register.IQA, unit.ownQueueFrame << 12);
       this.command(unit, sticky);
     }
     this.command(unit, { ...sticky, translationEnable: 1 });
