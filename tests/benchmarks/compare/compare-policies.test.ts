@@ -135,19 +135,6 @@ describe('device frames that are used again', () => {
   });
 });
 
-it('an address that two CPUs gave back is free for both once the flush of one of them is over', async () => {
-  const rows = await rowsOf([
-    mapLine(0, 0x1000, 0x5000),
-    mapLine(0, 0x1001, 0x5001),
-    unmapLine(1, 0x1000, 1, 0),
-    unmapLine(1, 0x1001, 1, 1),
-    mapLine(10_002, 0x1001, 0x5001),
-    unmapLine(10_003, 0x1001, 1, 1),
-    endLine(40_000),
-  ]);
-  expect(rows['deferred:afterFlush']).toMatchObject({ promiseHeld: true, exposure: { excessByteSeconds: 0 } });
-});
-
 it('a late device reaches what never flushes', async () => {
   const lines = [mapLine(0, 0x1000, 0x5000), unmapLine(100, 0x1000), endLine(1_000_000)];
   const rows = await rowsOf(lines, { touchRatePerSecond: 1000 });
