@@ -14,7 +14,7 @@ import {
   type TranslatedAccess,
   type VtdUnit,
 } from '../passthrough/index.ts';
-import type { DmaResult, Op, OpResult } from './op.ts';
+import type { DmaResult, Op, OpResult } from './door/op.ts';
 import type { Parts } from './parts.ts';
 
 type AccessOp = Extract<Op, { readonly op: 'dma' | 'dma_translate' }>;

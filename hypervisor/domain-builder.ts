@@ -5,8 +5,8 @@ import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
 import { FrameType } from '../machine/frame-table.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import type { ControlState } from './control.ts';
+import type { Op, OpResult } from './door/op.ts';
 import { P2mType } from './memory/p2m.ts';
-import type { Op, OpResult } from './op.ts';
 import type { MachineConfig } from './options.ts';
 import type { Parts } from './parts.ts';
 

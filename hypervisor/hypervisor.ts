@@ -12,15 +12,15 @@ import { ControlState, type DeviceControl, type DomainControl } from './control.
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
 import { createDomain } from './domain-builder.ts';
-import { mapResults, placeMapElements, placeUnmapElements, unmapResults } from './grant-batch.ts';
+import { mapResults, placeMapElements, placeUnmapElements, unmapResults } from './door/grant-batch.ts';
+import type { Op, OpResult } from './door/op.ts';
+import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
 import { P2mType } from './memory/p2m.ts';
-import type { Op, OpResult } from './op.ts';
 import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
 import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
 import { makeParts, type Parts } from './parts.ts';
-import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './vcpu-ops.ts';
 
 const OKAY: OpResult = Object.freeze({ result: 0 });
 const { done: DONE, blocked: BLOCKED } = Step;

@@ -1,43 +1,18 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { Comparison } from '../../benchmarks/index.ts';
-import type { CliIo } from '../../cli/io.ts';
-import { runCli } from '../../cli/program.ts';
 import { line, MAP, SMALL, UNMAP } from '../benchmarks/trace/ftrace-text.ts';
+import { runCommand, scratchFolder } from './cli-run.ts';
 
 const example = (name: string) => fileURLToPath(new URL(`../../examples/data/${name}`, import.meta.url));
 const TRACE = example('nvme-randread-4k-qd32.strict.txt.gz');
 const Q35 = example('q35.DMAR.bin');
 
-let folder = '';
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'compare-test-'));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
-
-function fileOf(name: string, content: Uint8Array | string): string {
-  const file = join(folder, name);
-  writeFileSync(file, content);
-  return file;
-}
+const { pathOf, fileOf } = scratchFolder();
 
 /** Runs the command in this process. */
-async function compare(argv: readonly string[], colour = false) {
-  const written = { stdout: '', stderr: '' };
-  const io: CliIo = {
-    stdout: (text) => {
-      written.stdout += text;
-    },
-    stderr: (text) => {
-      written.stderr += text;
-    },
-    colour,
-  };
-  return { code: await runCli(['compare', ...argv], io), ...written };
-}
+const compare = (argv: readonly string[], colour = false) => runCommand(['compare', ...argv], colour);
 
 const NAMES = ['strict-page', 'strict-domain', 'queued', 'deferred', 'deferred', 'never'];
 
@@ -121,7 +96,7 @@ describe('bad input is one line on stderr, nothing on stdout, exit 2', () => {
       () => ['--policies', 'never:afterFlush'],
       /never with release "afterFlush": expected onReturn/,
     ],
-    ['a missing trace', () => ['--trace', join(folder, 'missing.txt')], /missing\.txt.*ENOENT/],
+    ['a missing trace', () => ['--trace', pathOf('missing.txt')], /missing\.txt.*ENOENT/],
     [
       'a truncated .gz',
       () => ['--trace', fileOf('cut.gz', readFileSync(TRACE).subarray(0, 9000))],
@@ -135,7 +110,7 @@ describe('bad input is one line on stderr, nothing on stdout, exit 2', () => {
       () => ['--trace', fileOf('none.txt', `${line('tracing_mark_write: x')}\n`)],
       /none\.txt: no map/,
     ],
-    ['a missing table', () => ['--platform', join(folder, 'no.bin')], /no\.bin: no such file/],
+    ['a missing table', () => ['--platform', pathOf('no.bin')], /no\.bin: no such file/],
     [
       'a truncated table',
       () => ['--platform', fileOf('cut.bin', readFileSync(Q35).subarray(0, 100))],

@@ -1,43 +1,17 @@
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { chmodSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { scopeText, sizeText } from '../../cli/commands/dmar-listing.ts';
-import type { CliIo } from '../../cli/io.ts';
-import { runCli } from '../../cli/program.ts';
 import { parseDmar } from '../../passthrough/platform/dmar.ts';
 import { FULL_TABLE } from '../passthrough/platform/dmar-fixtures.ts';
+import { runCommand, scratchFolder } from './cli-run.ts';
 
 const Q35 = fileURLToPath(new URL('../../examples/data/q35.DMAR.bin', import.meta.url));
 const q35 = new Uint8Array(readFileSync(Q35));
 
-let folder = '';
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'dmar-test-'));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
+const { pathOf, fileOf } = scratchFolder();
 
-function fileOf(name: string, content: Uint8Array | string): string {
-  const file = join(folder, name);
-  writeFileSync(file, content);
-  return file;
-}
-
-/** Runs the command in this process. */
-async function passthrough(...argv: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const written = { stdout: '', stderr: '' };
-  const io: CliIo = {
-    stdout: (text) => {
-      written.stdout += text;
-    },
-    stderr: (text) => {
-      written.stderr += text;
-    },
-    colour: false,
-  };
-  return { code: await runCli(argv, io), ...written };
-}
+const passthrough = (...argv: string[]) => runCommand(argv);
 
 describe('passthrough dmar', () => {
   test('--json prints the decoded table', async () => {
@@ -106,8 +80,8 @@ describe('passthrough dmar', () => {
 
 describe('bad input is one line on stderr, nothing on stdout, exit 2', () => {
   const cases: readonly [name: string, make: () => string, message: string][] = [
-    ['a missing file', () => join(folder, 'missing.bin'), 'missing.bin: no such file'],
-    ['a directory', () => folder, 'is a directory, expected a file'],
+    ['a missing file', () => pathOf('missing.bin'), 'missing.bin: no such file'],
+    ['a directory', () => pathOf(''), 'is a directory, expected a file'],
     ['an empty file', () => fileOf('empty.bin', ''), 'empty.bin: byte 0 (0x0): the file is empty'],
     ['a huge file', () => fileOf('huge.bin', new Uint8Array(2 ** 20 + 1)), 'larger than 1048576 bytes'],
     [

@@ -2,34 +2,12 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { ExitCode } from '../../cli/exit-code.ts';
 import { fromOptions, OptionError, reportFailure } from '../../cli/failure.ts';
-import { type CliIo, styled } from '../../cli/io.ts';
-import { runCli } from '../../cli/program.ts';
+import { styled } from '../../cli/io.ts';
 import { startProgress } from '../../cli/progress.ts';
 import { HypervisorBug, InputError } from '../../machine/errors.ts';
+import { capture, runCommand } from './cli-run.ts';
 
-interface Captured {
-  readonly io: CliIo;
-  readonly written: { stdout: string; stderr: string };
-}
-
-function capture(colour = false): Captured {
-  const written = { stdout: '', stderr: '' };
-  const io: CliIo = {
-    stdout: (text) => {
-      written.stdout += text;
-    },
-    stderr: (text) => {
-      written.stderr += text;
-    },
-    colour,
-  };
-  return { io, written };
-}
-
-async function passthrough(...argv: string[]) {
-  const { io, written } = capture();
-  return { code: await runCli(argv, io), ...written };
-}
+const passthrough = (...argv: string[]) => runCommand(argv);
 
 describe('help and version go to stdout', () => {
   test('--help shows examples and every exit code', async () => {

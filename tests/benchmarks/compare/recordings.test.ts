@@ -1,9 +1,8 @@
 // Comparisons of recorded traces.
 
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { type Comparison, comparePolicies, importTrace, type PolicyRow } from '../../../benchmarks/index.ts';
+import { recordedTraces } from '../trace/recorded-traces.ts';
 
 const shipped = new URL('../../../examples/data/nvme-randread-4k-qd32.strict.txt.gz', import.meta.url).pathname;
 
@@ -51,40 +50,21 @@ describe('the trace that comes with the package', () => {
   });
 });
 
-/** The counts of a recording that were made by another program, when it was recorded. */
-interface ReferenceCounts {
-  readonly events: Readonly<Record<string, number>>;
-  readonly unmap_without_map_in_trace: number;
-  readonly unparsed: number;
-}
+const recorded = recordedTraces('comparisons of recordings');
 
-const data = process.env.PASSTHROUGH_DATA;
-if (data === undefined) {
-  process.stderr.write('comparisons of recordings: PASSTHROUGH_DATA is not set, only the shipped trace is compared\n');
-}
-
-describe.skipIf(data === undefined)('recordings below PASSTHROUGH_DATA', () => {
-  const traces = join(data ?? '', 'linux', 'traces');
-  const reference: Record<string, Record<string, ReferenceCounts>> = data === undefined
-    ? {}
-    : JSON.parse(readFileSync(join(traces, 'summary.json'), 'utf8'));
-  const files = Object.keys(reference).flatMap((config) =>
-    readdirSync(join(traces, config))
-      .filter((name) => name.endsWith('.txt.gz'))
-      .map((name) => [config, name.replace('.txt.gz', '')] as const),
+describe.skipIf(recorded === null)('recordings below PASSTHROUGH_DATA', () => {
+  it.each([...(recorded ?? [])])(
+    '$name: counts of summary.json, and strict leaves nothing',
+    async ({ file, counts }) => {
+      const { input, policies } = await comparePolicies({ trace: await importTrace(file), policies: ['strict-page'] });
+      expect(input).toMatchObject({
+        events: Object.values(counts!.events).reduce((sum, count) => sum + count, 0),
+        maps: counts!.events.map ?? 0,
+        unmaps: counts!.events.unmap ?? 0,
+        unmapsWithoutMap: counts!.unmap_without_map_in_trace,
+        unknownLines: counts!.unparsed,
+      });
+      expect(policies[0]).toMatchObject({ promiseHeld: true, exposure: { excessByteSeconds: 0, spuriousFaults: 0 } });
+    },
   );
-
-  it.each(files)('%s/%s: counts of summary.json, and strict leaves nothing', async (config, workload) => {
-    const trace = await importTrace(join(traces, config, `${workload}.txt.gz`));
-    const { input, policies } = await comparePolicies({ trace, policies: ['strict-page'] });
-    const counts = reference[config]![workload]!;
-    expect(input).toMatchObject({
-      events: Object.values(counts.events).reduce((sum, count) => sum + count, 0),
-      maps: counts.events.map ?? 0,
-      unmaps: counts.events.unmap ?? 0,
-      unmapsWithoutMap: counts.unmap_without_map_in_trace,
-      unknownLines: counts.unparsed,
-    });
-    expect(policies[0]).toMatchObject({ promiseHeld: true, exposure: { excessByteSeconds: 0, spuriousFaults: 0 } });
-  });
 });

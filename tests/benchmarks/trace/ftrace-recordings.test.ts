@@ -1,20 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { importFtrace, type TraceSummary } from '../../../benchmarks/trace/ftrace.ts';
-
-/** The counts of a recording that were made by another program, when it was recorded. */
-interface ReferenceCounts {
-  readonly events: Readonly<Record<string, number>>;
-  readonly map_bytes: number;
-  readonly unmap_bytes: number;
-  readonly left_live_bytes: number;
-  readonly unmap_without_map_in_trace: number;
-  readonly unmap_partial: number;
-  readonly unparsed: number;
-  readonly qi_types: Readonly<Record<string, number>>;
-  readonly seconds: number;
-}
+import { type ReferenceCounts, recordedTraces } from './recorded-traces.ts';
 
 const sum = (counts: Readonly<Record<string, number>>) =>
   Object.values(counts).reduce((total, count) => total + count, 0);
@@ -118,25 +104,11 @@ describe('recordings that come with the project', () => {
   });
 });
 
-const data = process.env.PASSTHROUGH_DATA;
-if (data === undefined) {
-  process.stderr.write('ftrace recordings: PASSTHROUGH_DATA is not set, only the shipped traces are compared\n');
-}
+const recorded = recordedTraces('ftrace recordings');
 
-describe.skipIf(data === undefined)('recordings below PASSTHROUGH_DATA', () => {
-  const traces = join(data ?? '', 'linux', 'traces');
-  const reference: Record<string, Record<string, ReferenceCounts>> = data === undefined
-    ? {}
-    : JSON.parse(readFileSync(join(traces, 'summary.json'), 'utf8'));
-  const files = Object.keys(reference).flatMap((config) =>
-    readdirSync(join(traces, config))
-      .filter((name) => name.endsWith('.txt.gz'))
-      .map((name) => [config, name.replace('.txt.gz', '')] as const),
-  );
-
-  it.each(files)('%s/%s has the counts of summary.json', async (config, workload) => {
-    const counts = reference[config]?.[workload];
+describe.skipIf(recorded === null)('recordings below PASSTHROUGH_DATA', () => {
+  it.each([...(recorded ?? [])])('$name has the counts of summary.json', async ({ file, counts }) => {
     expect(counts, 'a row of summary.json').toBeDefined();
-    expectCounts(await importFtrace(join(traces, config, `${workload}.txt.gz`)), counts as ReferenceCounts);
+    expectCounts(await importFtrace(file), counts!);
   });
 });

@@ -1,9 +1,9 @@
 // Batches of grant operations between the door and guest memory: elements in, outcomes out.
 
-import { MapElement, UnmapElement } from '../grant/index.ts';
-import type { Wide } from '../machine/frame-number.ts';
-import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../machine/pending.ts';
-import { wide, wideHigh, wideLow, word32 } from '../machine/wide.ts';
+import { MapElement, UnmapElement } from '../../grant/index.ts';
+import type { Wide } from '../../machine/frame-number.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
+import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type { MapElementInput, MapElementResult, UnmapElementInput } from './op.ts';
 import { domainWord } from './vcpu-ops.ts';
 

@@ -1,6 +1,6 @@
 // Operations: plain JSON data, the one way to make a machine do anything; and what comes back.
 
-import type { Wide } from '../machine/frame-number.ts';
+import type { Wide } from '../../machine/frame-number.ts';
 
 /** Element of a map_grant_ref batch. Flags are GNTMAP bits. */
 export interface MapElementInput {
