@@ -18,7 +18,17 @@ import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
 
 /** Phases of one element, and of the end of the batch. */
-const Phase = { pin: 0, host: 1, hostFlush: 2, device: 3, deviceFlush: 4, finish: 5, end: 6, endFlush: 7 } as const;
+const Phase = {
+  pin: 0,
+  host: 1,
+  hostFlush: 2,
+  device: 3,
+  deviceFlush: 4,
+  finish: 5,
+  elementFlush: 6,
+  end: 7,
+  endFlush: 8,
+} as const;
 
 const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
 /** The handle taken, plus 1; 0 when there is none. */
@@ -59,6 +69,8 @@ export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number
       return flushThen(context.ports.device, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
+    case Phase.elementFlush:
+      return flushThen(context.ports.device, vcpu, Phase.elementFlush, Phase.pin);
     case Phase.end:
       context.ports.device.operationEnd(vcpu);
       return Phase.endFlush;
@@ -161,8 +173,7 @@ function undoPin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number
 function host(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const element = elementOf(record);
   const flags = record[element + FLAGS]!;
-  // What the policy asked for at the end of the element before is flushed here, too.
-  if ((flags & HOST_MAP) === 0) return context.ports.device.isFlushed(vcpu) ? Phase.device : Phase.hostFlush;
+  if ((flags & HOST_MAP) === 0) return Phase.device;
   const mapper = record[DOMAIN]! as Domid;
   const low = record[element + HOST_LOW]!;
   const high = record[element + HOST_HIGH]!;
@@ -242,5 +253,5 @@ function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   context.ports.device.elementEnd(vcpu);
   record[STATUS] = 0;
   record[INDEX] = index + 1;
-  return Phase.pin;
+  return context.ports.device.isFlushed(vcpu) ? Phase.pin : Phase.elementFlush;
 }

@@ -18,9 +18,10 @@ const Phase = {
   device: 2,
   deviceFlush: 3,
   finish: 4,
-  batchEnd: 5,
-  batchFlush: 6,
-  complete: 7,
+  elementFlush: 5,
+  batchEnd: 6,
+  batchFlush: 7,
+  complete: 8,
 } as const;
 
 const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
@@ -59,6 +60,8 @@ export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: numb
       return flushThen(context.ports.device, vcpu, Phase.deviceFlush, Phase.finish);
     case Phase.finish:
       return finish(context, vcpu, record);
+    case Phase.elementFlush:
+      return flushThen(context.ports.device, vcpu, Phase.elementFlush, Phase.take);
     case Phase.batchEnd:
       context.ports.device.operationEnd(vcpu);
       return Phase.batchFlush;
@@ -160,7 +163,7 @@ function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   }
   batch[IN_BATCH] = inBatch + 1;
   record[INDEX] = index + 1;
-  return Phase.take;
+  return context.ports.device.isFlushed(vcpu) ? Phase.take : Phase.elementFlush;
 }
 
 /** The second pass, one element: what is flushed ends now, what is not is held back until it is. */

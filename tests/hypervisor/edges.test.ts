@@ -217,6 +217,10 @@ describe('a policy that flushes at the end of each element', () => {
     const { elements: results } = machine.step({ op: 'map_grant_ref', domain: 2, elements });
     expect(results!.every(({ status }) => status === 0)).toBe(true);
     expect(machine.units[0]!.counter('waits') - before).toBe(70);
+    // Elements that are refused end, too.
+    machine.step({ op: 'map_grant_ref', domain: 2, elements: elements.map((one) => ({ ...one, ref: 9999 })) });
+    machine.step({ op: 'unmap_grant_ref', domain: 2, elements: elements.map(() => ({ handle: 9999 })) });
+    expect(machine.units[0]!.counter('waits') - before).toBe(210);
   });
 });
 
