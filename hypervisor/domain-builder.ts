@@ -27,11 +27,12 @@ export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_dom
   if (!Number.isInteger(op.domain) || op.domain < 0 || op.domain >= config.domains) {
     throw new RangeError(`domain ${op.domain}: expected 0 to ${config.domains - 1} (option domains)`);
   }
-  if (!Number.isInteger(op.frames) || op.frames < 0) throw new RangeError(`frames ${op.frames}: expected a count`);
+  const count = op.frames ?? 0;
+  if (!Number.isInteger(count) || count < 0) throw new RangeError(`frames ${count}: expected a count`);
   if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
   if (control.root.domains[op.domain]) return { result: Errno.EEXIST };
   const tables = op.kind === 'pv' ? parts.windows.tables : 0;
-  if (op.kind === 'hvm' && op.frames > config.gfns) return { result: Errno.EINVAL };
+  if (op.kind === 'hvm' && count > config.gfns) return { result: Errno.EINVAL };
   const mark = parts.heap.mark();
   const first = build(machine, domain, op, tables);
   if (first < 0) {
@@ -48,7 +49,7 @@ export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_dom
       state: 'alive',
       iommu,
       deviceTables: op.deviceTables ?? 'ram',
-      ram: { first, frames: op.frames },
+      ram: { first, frames: count },
       grantView: { kind: op.kind, syncDevices: iommu && op.kind === 'pv' },
     };
   });
@@ -68,7 +69,7 @@ function build(machine: Machine, domain: Domid, op: Extract<Op, { op: 'create_do
   }
   // RAM first, in one piece, and only then the tables that let devices reach it.
   const ram: Mfn[] = [];
-  for (let page = 0; page < op.frames; page += 1) {
+  for (let page = 0; page < (op.frames ?? 0); page += 1) {
     const frame = parts.frames.allocate(domain);
     if (frame < 0) return -1;
     ram.push(frame as Mfn);

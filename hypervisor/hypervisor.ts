@@ -6,7 +6,7 @@ import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
-import { highWord, word32 } from '../machine/wide.ts';
+import { highWord, wideLow, word32 } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
@@ -370,7 +370,7 @@ export class Hypervisor {
     }
     const flags = word32(op.flags, 'flags') & 0xffff;
     const grantee = domainWord(op.grantee);
-    this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, word32(op.frame, 'frame'));
+    this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, wideLow(op.frame ?? 0, 'frame'));
     return OKAY;
   }
 

@@ -7,7 +7,16 @@ export type { Wide } from '../machine/frame-number.ts';
 export { Progress } from '../machine/pending.ts';
 export { type FlushPolicy, type LruShape, policies, policyNamed, type Release } from '../passthrough/index.ts';
 export type { Control, ControlChange, DeviceControl, DomainControl } from './control.ts';
-export type { DmaResult, MapElementInput, MapElementResult, Op, OpResult, UnmapElementInput } from './door/op.ts';
+export type {
+  ArgumentPlace,
+  CopyElementInput,
+  ElementResult,
+  GrantOp,
+  MapElementInput,
+  UnmapElementInput,
+} from './door/grant-op.ts';
+export type { FrameRange, MemoryLayout, MemoryOp } from './door/memory-op.ts';
+export type { DmaResult, Op, OpResult } from './door/op.ts';
 export type { VcpuOpName } from './door/vcpu-ops.ts';
 export { Hypervisor } from './hypervisor.ts';
 export { inspect, type MachineView, type UnitView } from './inspect.ts';

@@ -24,6 +24,41 @@ export interface DeviceDescription {
   readonly device: string;
   /** Index of the unit that it is behind. */
   readonly unit: number;
+  /** What it is, as far as its context entries depend on it; an endpoint by default. */
+  readonly type?: DeviceType;
+  /** Bridges: the first and last bus behind it. */
+  readonly secondary?: number;
+  readonly subordinate?: number;
+  /** Whether it has a device TLB (ATS). */
+  readonly ats?: boolean;
+}
+
+/** xen: enum pdev_type. `pci-endpoint` is conventional PCI. */
+export type DeviceType =
+  | 'endpoint'
+  | 'pci-endpoint'
+  | 'host-bridge'
+  | 'root-port'
+  | 'pcie-to-pci-bridge'
+  | 'pci-bridge';
+
+/** Boot options of the hypervisor that are about its IOMMU driver. */
+export interface IommuOptions {
+  /** Large leaves where a whole table is contiguous (xen: iommu=superpages). */
+  readonly superpages: boolean;
+  /** Tables without entries are taken out and freed (Xen since 4.17). */
+  readonly reclaimTables: boolean;
+  /** Where a device goes that leaves a guest (xen: iommu=quarantine). */
+  readonly quarantine: 'none' | 'basic' | 'scratch';
+  /** Invalidations go through queues, where the units have them (xen: iommu=qinval). */
+  readonly queuedInvalidation: boolean;
+  /** Device TLBs are used (xen: ats). */
+  readonly ats: boolean;
+  /**
+   * What the hardware domain's devices reach: its own frames and grants; all of memory, from boot on; whatever they
+   * like, untranslated (xen: dom0-iommu=strict, relaxed, passthrough).
+   */
+  readonly hardwareDomain: 'strict' | 'relaxed' | 'passthrough';
 }
 
 /** Options of a machine; whatever is left out has the default below. */
@@ -51,7 +86,22 @@ export interface MachineOptions {
   /** Elements of a batch, and records of a flush queue (a power of two). */
   readonly batchMax?: number;
   readonly flushQueue?: number;
+  readonly iommu?: Partial<IommuOptions>;
+  /**
+   * Frames behind the RAM for the hypervisor's own use, tables above all. 0 (the default): it takes them from RAM, as
+   * domains do, so that a freed table can become a domain's page.
+   */
+  readonly hypervisorFrames?: number;
 }
+
+export const defaultIommuOptions: IommuOptions = Object.freeze({
+  superpages: true,
+  reclaimTables: true,
+  quarantine: 'basic',
+  queuedInvalidation: true,
+  ats: false,
+  hardwareDomain: 'strict',
+});
 
 /** Options with every default filled in. */
 export interface MachineConfig {
@@ -72,6 +122,8 @@ export interface MachineConfig {
   readonly dmaSlots: number;
   readonly batchMax: number;
   readonly flushQueue: number;
+  readonly iommu: IommuOptions;
+  readonly hypervisorFrames: number;
 }
 
 function within(name: string, value: number, low: number, high: number): number {
@@ -129,6 +181,8 @@ export function configure(options: MachineOptions): MachineConfig {
     dmaSlots: within('dmaSlots', options.dmaSlots ?? 4, 1, 1024),
     batchMax: within('batchMax', options.batchMax ?? 128, 1, 1 << 16),
     flushQueue,
+    iommu: { ...defaultIommuOptions, ...options.iommu },
+    hypervisorFrames: within('hypervisorFrames', options.hypervisorFrames ?? 0, 0, 2 ** 20),
   };
 }
 

@@ -4,7 +4,7 @@ import { MapElement, UnmapElement } from '../../grant/index.ts';
 import type { Wide } from '../../machine/frame-number.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
-import type { MapElementInput, MapElementResult, UnmapElementInput } from './op.ts';
+import type { ElementResult, MapElementInput, UnmapElementInput } from './grant-op.ts';
 import { domainWord } from './vcpu-ops.ts';
 
 const { count: COUNT } = Pending;
@@ -62,8 +62,8 @@ function placeWide(record: Uint32Array, at: number, value: Wide | undefined, nam
   record[at + 1] = wideHigh(given, name);
 }
 
-export function mapResults(record: Uint32Array): MapElementResult[] {
-  const results: MapElementResult[] = [];
+export function mapResults(record: Uint32Array): ElementResult[] {
+  const results: ElementResult[] = [];
   const end = ARGUMENTS + record[COUNT]! * ARGUMENT_WORDS;
   for (let at = ARGUMENTS; at < end; at += ARGUMENT_WORDS) {
     const status = record[at + DOMAIN_STATUS]! >> 16;
@@ -76,8 +76,8 @@ export function mapResults(record: Uint32Array): MapElementResult[] {
   return results;
 }
 
-export function unmapResults(record: Uint32Array): MapElementResult[] {
-  const results: MapElementResult[] = [];
+export function unmapResults(record: Uint32Array): ElementResult[] {
+  const results: ElementResult[] = [];
   const end = ARGUMENTS + record[COUNT]! * ARGUMENT_WORDS;
   for (let at = ARGUMENTS; at < end; at += ARGUMENT_WORDS) {
     results.push({ status: (record[at + STATUS_OUT]! << 16) >> 16 });

@@ -1,60 +1,19 @@
 // Operations: plain JSON data, the one way to make a machine do anything; and what comes back.
 
 import type { Wide } from '../../machine/frame-number.ts';
-
-/** Element of a map_grant_ref batch. Flags are GNTMAP bits. */
-export interface MapElementInput {
-  readonly hostAddress?: Wide;
-  readonly flags: number;
-  readonly ref: number;
-  readonly domain: number;
-}
-
-/** Element of an unmap_grant_ref batch. An address of 0 leaves that half alone. */
-export interface UnmapElementInput {
-  readonly hostAddress?: Wide;
-  readonly busAddress?: Wide;
-  readonly handle: number;
-}
+import type { ElementResult, GrantOp } from './grant-op.ts';
+import type { MemoryOp } from './memory-op.ts';
 
 export type Op =
-  /**
-   * A new domain with `frames` frames of RAM, its grant table, and device tables if `iommu`. These hold all of its RAM
-   * (`ram`, the default), or nothing until its kernel maps something (`empty`).
-   */
-  | {
-      readonly op: 'create_domain';
-      readonly domain: number;
-      readonly kind: 'pv' | 'hvm';
-      readonly frames: number;
-      readonly iommu?: boolean;
-      readonly deviceTables?: 'ram' | 'empty';
-    }
+  | GrantOp
+  | MemoryOp
   /** Gives a device, with all of its DMA, to a domain. */
   | { readonly op: 'assign_device'; readonly vcpu?: number; readonly device: string; readonly domain: number }
-  /** Takes a device away from its domain: flushed, then blocked. */
-  | { readonly op: 'deassign_device'; readonly vcpu?: number; readonly device: string }
-  /** A guest writes one of its grant entries (version 1). `frame` is an mfn for PV, a gfn for HVM. */
-  | {
-      readonly op: 'grant_write';
-      readonly domain: number;
-      readonly ref: number;
-      readonly flags: number;
-      readonly grantee: number;
-      readonly frame: number;
-    }
-  | {
-      readonly op: 'map_grant_ref';
-      readonly vcpu?: number;
-      readonly domain: number;
-      readonly elements: readonly MapElementInput[];
-    }
-  | {
-      readonly op: 'unmap_grant_ref';
-      readonly vcpu?: number;
-      readonly domain: number;
-      readonly elements: readonly UnmapElementInput[];
-    }
+  /**
+   * Takes a device away from its domain (from `domain`, if that is its owner): flushed, then in quarantine or with the
+   * hardware domain again.
+   */
+  | { readonly op: 'deassign_device'; readonly vcpu?: number; readonly device: string; readonly domain?: number }
   /** A domain's kernel lets its devices reach `pages` of its own frames at device frame `dfn` (a DMA API). */
   | {
       readonly op: 'dma_map';
@@ -93,22 +52,19 @@ interface DmaOp<Name extends string> {
   readonly access: 'read' | 'write';
   /** Word that a write stores, at the address rounded down to 4 bytes. */
   readonly value?: number;
+  /** Instead: bytes (hex) that a write stores, or how many a read fetches, within one page. */
+  readonly bytes?: string;
+  readonly length?: number;
   readonly choose?: number;
-}
-
-/** What a map element came to. Handle and bus address only on success. */
-export interface MapElementResult {
-  readonly status: number;
-  readonly handle?: number;
-  readonly busAddress?: Wide;
 }
 
 export interface DmaResult {
   /** The machine frame reached, or the fault. */
   readonly frame?: number;
   readonly fault?: { readonly reason: number; readonly name: string };
-  /** What a read found. */
+  /** What a read found: the word, or the bytes (hex) where a length was given. */
   readonly value?: number;
+  readonly bytes?: string;
   /** Where `dma_translate` holds the access. */
   readonly slot?: number;
 }
@@ -116,7 +72,17 @@ export interface DmaResult {
 export interface OpResult {
   /** Return value: 0 or a count, or a negative errno. */
   readonly result: number;
-  readonly elements?: readonly MapElementResult[];
+  readonly elements?: readonly ElementResult[];
+  /** Status of a hypercall on one structure, where the hypervisor wrote one. */
+  readonly status?: number;
+  /** Frames of a table (setup_table, get_status_frames), or that an operation handed out. */
+  readonly frames?: readonly Wide[];
+  /** Frames of the table now, and at most (query_size). */
+  readonly size?: { readonly frames: number; readonly maxFrames: number };
+  /** Version of the table in force, where the hypervisor wrote it (set_version, get_version). */
+  readonly version?: number;
+  /** What is left of a hypercall that was interrupted, for the guest's processor to repeat. */
+  readonly continuation?: Op;
   readonly dma?: DmaResult;
   /** Domains that the operation crashed, and why. */
   readonly crashed?: readonly { readonly domain: number; readonly reason: string }[];
