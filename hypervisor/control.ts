@@ -1,6 +1,7 @@
 // The control state: what is small and rare, as one immutable tree. Each change is a set of patches: the audit journal.
 
 import { type Draft, enablePatches, type Patch, produceWithPatches } from 'immer';
+import type { DomainView } from '../grant/index.ts';
 import type { Capabilities, Release } from '../passthrough/index.ts';
 
 enablePatches();
@@ -9,15 +10,20 @@ enablePatches();
 export interface DomainControl {
   readonly domain: number;
   readonly kind: 'pv' | 'hvm';
-  readonly state: 'alive' | 'crashed';
+  /** `dying`: destroyed, but others still hold frames of it. */
+  readonly state: 'alive' | 'crashed' | 'dying';
   /** Whether it has device tables of its own (xen: CDF_iommu). */
   readonly iommu: boolean;
   /** What its device tables hold: its RAM, or what its kernel's DMA API puts there. */
   readonly deviceTables: 'ram' | 'empty';
   /** Its RAM: first machine frame and number of frames. */
   readonly ram: { readonly first: number; readonly frames: number };
+  /** The hardware domain: privileged, and the owner of devices that nobody else has (xen: is_hardware_domain). */
+  readonly hardware: boolean;
+  /** Frames of RAM that it may have. */
+  readonly maxPages: number;
   /** What the grant tables need to know of it. */
-  readonly grantView: { readonly kind: 'pv' | 'hvm'; readonly syncDevices: boolean };
+  readonly grantView: DomainView;
   /** Why it crashed. */
   readonly reason?: string;
 }

@@ -1,6 +1,6 @@
 // The parts of a machine, made in one fixed order, so that two machines of the same configuration have the same heap.
 
-import { GrantTables, UnmapBatches } from '../grant/index.ts';
+import { CopyClaims, GrantTables, UnmapBatches } from '../grant/index.ts';
 import { FrameTable } from '../machine/frame-table.ts';
 import { Heap } from '../machine/heap/heap.ts';
 import { Locks } from '../machine/locks.ts';
@@ -15,7 +15,7 @@ import {
   VtdUnit,
 } from '../passthrough/index.ts';
 import { P2m } from './memory/p2m.ts';
-import { PvWindows } from './memory/pv-window.ts';
+import { PvTables } from './memory/pv-tables.ts';
 import { type MachineConfig, unitCapabilities } from './options.ts';
 
 export interface Parts {
@@ -30,7 +30,8 @@ export interface Parts {
   readonly locks: Locks;
   readonly grants: GrantTables;
   readonly batches: UnmapBatches;
-  readonly windows: PvWindows;
+  readonly claims: CopyClaims;
+  readonly pvTables: PvTables;
   readonly p2m: P2m;
 }
 
@@ -38,7 +39,12 @@ export function makeParts(config: MachineConfig): Parts {
   const heap = new Heap();
   const { domains, vcpus } = config;
   const clock = new Clock(heap);
-  const frames = new FrameTable(heap, { frames: config.frames, privateFrames: config.units.length });
+  const frames = new FrameTable(heap, {
+    frames: config.frames,
+    hypervisorFrames: config.hypervisorFrames,
+    privateFrames: config.units.length,
+    domains,
+  });
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map((description) =>
     'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description)),
@@ -90,7 +96,8 @@ export function makeParts(config: MachineConfig): Parts {
     locks: new Locks(heap, 'grant table locks', domains),
     grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
     batches: new UnmapBatches(heap, vcpus),
-    windows: new PvWindows(heap, frames, { domains, pages: config.windowPages }),
-    p2m: new P2m(heap, { domains, gfns: config.gfns }),
+    claims: new CopyClaims(heap, vcpus),
+    pvTables: new PvTables(heap, frames, domains),
+    p2m: new P2m(heap, { domains, gfns: config.gfns, frames: frames.frames }),
   };
 }
