@@ -9,7 +9,7 @@ import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
-import { highWord, joinWords } from '../../machine/wide.ts';
+import { highWord, joinWords, nextBit } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
 import type { Flush, FlushPolicy, Release } from '../policy/flush-policy.ts';
 import { ChangeInMaking, rightsOf } from './access-change.ts';
@@ -18,15 +18,7 @@ import type { Contexts } from './contexts.ts';
 import type { DeviceTables } from './device-tables.ts';
 import type { DomainIds } from './domain-ids.ts';
 import { FlushLedger } from './flush-ledger.ts';
-import {
-  hasRoom,
-  isPageSelective,
-  isRegisterIdle,
-  submitContext,
-  submitDeviceTlb,
-  submitIotlb,
-  Waits,
-} from './invalidation.ts';
+import { hasRoom, isRegisterIdle, submitContext, submitDeviceTlb, submitIotlb, Waits } from './invalidation.ts';
 
 // Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
 const COUNT = 0;
@@ -281,9 +273,8 @@ export class FlushEngine {
     const on = unit < 0 ? null : this.#units[unit]!;
     if (on && (!isRegisterIdle(on) || !hasRoom(on))) return Progress.blocked;
     // What was removed before the first unit is told is covered on all of them; what comes later may not be.
-    if (first === 0 && (kind & 0xff) <= PAGE) {
-      this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, (kind & 0xff) === PAGE ? dfn : -1, order);
-    }
+    const by = kind & 0xff;
+    if (first === 0 && by <= PAGE) this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, by === PAGE ? dfn : -1, order);
     if (on) {
       state[UNIT] = unit + 1;
       if (this.#submitTo(on, kind, domain, dfn, order)) {
@@ -340,17 +331,12 @@ export class FlushEngine {
     const at = REQUESTS + state[NEXT]! * REQUEST_WORDS;
     const kind = state[at + KIND]!;
     const device = this.#nextDeviceTlb(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
-    if (device < 0) {
-      state[PHASE] = SUBMIT;
-      return Progress.more;
-    }
-    const on = this.#units[unit]!;
-    const order = state[at + DOMAIN_ORDER]! >>> 16;
-    const isPage = (kind & 0xff) === PAGE && isPageSelective(on, order);
-    const dfn = isPage ? joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!) : 0;
-    submitDeviceTlb(this.#frames, on, this.#contexts.deviceTlbSource(device), dfn, isPage ? order : -1);
+    state[PHASE] = device < 0 ? SUBMIT : SUBMIT_OWN_WAIT;
+    if (device < 0) return Progress.more;
+    const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!);
+    const order = (kind & 0xff) === PAGE ? state[at + DOMAIN_ORDER]! >>> 16 : -1;
+    submitDeviceTlb(this.#frames, this.#units[unit]!, this.#contexts.deviceTlbSource(device), dfn, order);
     state[DEVICE_TLB] = device + 1;
-    state[PHASE] = SUBMIT_OWN_WAIT;
     return Progress.more;
   }
 
@@ -450,10 +436,4 @@ class VcpuFlush implements Flush {
   get unwaited(): boolean {
     return this.#engine.isUnwaited(this.vcpu);
   }
-}
-
-/** The lowest bit of a mask at or above `from`; -1 when there is none. */
-export function nextBit(mask: number, from: number): number {
-  const rest = from > 31 ? 0 : (mask >>> from) << from;
-  return rest === 0 ? -1 : 31 - Math.clz32(rest & -rest);
 }

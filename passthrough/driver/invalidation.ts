@@ -74,11 +74,13 @@ export function submitContext(frames: FrameTable, unit: VtdUnit, did: number, so
 }
 
 /**
- * Submits the invalidation of a device's own TLB: 2^order pages, or everything (`order` -1). In the address of more
- * than one page the lowest 0 bit says how many. VT-d 6.5.2.5.
+ * Submits the invalidation of a device's own TLB: 2^order pages, or everything (`order` -1, or one that the unit cannot
+ * invalidate as pages). In the address of more than one page the lowest 0 bit says how many. VT-d 6.5.2.5.
  */
 export function submitDeviceTlb(frames: FrameTable, unit: VtdUnit, sourceId: number, dfn: number, order: number): void {
-  if (order < 0) return submit(frames, unit, DEVICE_TLB, sourceId, 0xfffff001, 0x7fffffff);
+  if (order < 0 || !isPageSelective(unit, order)) {
+    return submit(frames, unit, DEVICE_TLB, sourceId, 0xfffff001, 0x7fffffff);
+  }
   const first = order === 0 ? dfn : dfn + pagesOf(order - 1) - 1;
   const low = ((first << 12) | (order === 0 ? 0 : 1)) >>> 0;
   submit(frames, unit, DEVICE_TLB, sourceId, low, Math.floor(first / 0x100000));

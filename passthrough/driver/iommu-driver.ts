@@ -31,6 +31,8 @@ export interface IommuDriverOptions {
   readonly deviceTlbs?: readonly DeviceTlb[];
   /** Devices that may be in quarantine with tables of their own. */
   readonly quarantines?: number;
+  /** Device frames that those tables lead from, from 0 on; all there can be by default. */
+  readonly quarantineReach?: number;
 }
 
 const GCMD_ENABLE = 0x80000000;
@@ -64,7 +66,11 @@ export class IommuDriver {
           reserveZero: unit.capabilities.cachingMode,
         }),
     );
-    this.quarantine = new QuarantineTables(heap, frames, { devices: quarantines, levels });
+    this.quarantine = new QuarantineTables(heap, frames, {
+      devices: quarantines,
+      levels,
+      reach: options.quarantineReach ?? 512 ** levels,
+    });
     this.contexts = new Contexts({
       frames,
       units: units.length,
