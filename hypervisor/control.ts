@@ -31,13 +31,20 @@ export interface DomainControl {
 export interface DeviceControl {
   readonly device: string;
   readonly unit: number;
-  /** The domain that it is assigned to; null: to none, and its DMA is blocked. */
+  /**
+   * The domain that has it, the hardware domain included; DOMID_IO (0x7ff1): it is in quarantine; null: it is nobody's,
+   * and its DMA is blocked.
+   */
   readonly owner: number | null;
+  /** A guest's device: its place among those of its owner, 0 the last to come. */
+  readonly place: number;
 }
 
 export interface Control {
   readonly domains: readonly (DomainControl | null)[];
   readonly devices: readonly DeviceControl[];
+  /** The domain that has every device which is not a guest's; null on a machine without one. */
+  readonly hardwareDomain: number | null;
   readonly units: readonly { readonly unit: number; readonly capabilities: Capabilities }[];
   readonly policy: { readonly name: string; readonly release: Release };
 }

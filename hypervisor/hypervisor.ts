@@ -4,21 +4,23 @@
 import { type GrantContext, stepMapGrantRef, stepUnmapGrantRef } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
-import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
+import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord, wideLow, word32 } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
-import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
+import { ControlState, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
+import { findDevice } from './device-owners.ts';
 import { createDomain } from './domain-builder.ts';
 import { mapResults, placeMapElements, placeUnmapElements, unmapResults } from './door/grant-batch.ts';
 import type { Op, OpResult } from './door/op.ts';
 import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
 import { P2mType } from './memory/p2m.ts';
-import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
+import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
 import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
+import { stepTick } from './operations/tick.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
 import { makeParts, type Parts } from './parts.ts';
 
@@ -44,12 +46,13 @@ export class Hypervisor {
     const { parts, config } = this;
     this.control = new ControlState({
       domains: new Array<null>(config.domains).fill(null),
-      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null })),
+      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null, place: 0 })),
+      hardwareDomain: null,
       units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities })),
       policy: { name: config.policy.name, release: config.release },
     });
     this.access = new DriverAccess(parts);
-    this.#context = { parts, access: this.access };
+    this.#context = { parts, config, access: this.access, control: this.control };
     this.#grants = {
       frames: parts.frames,
       pending: parts.pending,
@@ -69,7 +72,7 @@ export class Hypervisor {
     };
     this.access.grants = this.#grants;
     this.#dma = new DeviceDma(parts, (device) => {
-      const found = this.#device(device);
+      const found = findDevice(this.control, device);
       return found ? parts.units[found.device.unit]! : null;
     });
   }
@@ -142,10 +145,14 @@ export class Hypervisor {
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
-      case 'assign_device':
-        return this.#placeAssign(op.device, op.domain, vcpu);
-      case 'deassign_device':
-        return this.#placeDeassign(op.device, vcpu);
+      case 'assign_device': {
+        const refusal = placeAssign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        return refusal === 0 ? vcpu : { result: refusal };
+      }
+      case 'deassign_device': {
+        const refusal = placeDeassign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        return refusal === 0 ? vcpu : { result: refusal };
+      }
       default:
         this.parts.clock.advanceTo(op.nowUs);
         this.#open(op.op, vcpu, 0, 0);
@@ -198,53 +205,6 @@ export class Hypervisor {
     return vcpu;
   }
 
-  #device(name: string): { readonly index: number; readonly device: DeviceControl } | null {
-    const index = this.control.root.devices.findIndex((device) => device.device === name);
-    return index < 0 ? null : { index, device: this.control.root.devices[index]! };
-  }
-
-  #placeAssign(name: string, domain: number, vcpu: Vcpu): Vcpu | OpResult {
-    const target = this.#aliveDomain(domain);
-    if (!target) return { result: Errno.ESRCH };
-    if (!target.iommu) return { result: Errno.EOPNOTSUPP };
-    const found = this.#device(name);
-    if (!found) return { result: Errno.ENODEV };
-    if (found.device.owner !== null || this.#isMoving(name)) return { result: Errno.EBUSY };
-    const record = this.#open('assign_device', vcpu, domain, 0);
-    record[AssignScratch.device] = parseSbdf(name);
-    record[AssignScratch.unit] = found.device.unit;
-    return vcpu;
-  }
-
-  /** Whether some virtual CPU is assigning the device, or taking it away. xen: pcidevs lock. */
-  #isMoving(name: string): boolean {
-    const { pending } = this.parts;
-    const device = parseSbdf(name);
-    for (let vcpu = 0; vcpu < this.config.vcpus; vcpu += 1) {
-      const record = pending.record(vcpu);
-      const op = VCPU_OPS[record[Pending.op]! - 1];
-      if (op !== 'assign_device' && op !== 'deassign_device') continue;
-      if (record[AssignScratch.device] === device) return true;
-    }
-    return false;
-  }
-
-  #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
-    const found = this.#device(name);
-    if (!found) return { result: Errno.ENODEV };
-    const { owner, unit } = found.device;
-    if (owner === null) return { result: Errno.EINVAL };
-    if (this.#isMoving(name)) return { result: Errno.EBUSY };
-    const record = this.#open('deassign_device', vcpu, owner, 0);
-    const stays = this.control.root.devices.some(
-      (other) => other.device !== name && other.owner === owner && other.unit === unit,
-    );
-    record[AssignScratch.device] = parseSbdf(name);
-    record[AssignScratch.unit] = unit;
-    record[AssignScratch.leaves] = stays ? 0 : 1;
-    return vcpu;
-  }
-
   /** Whether an operation is in progress on a virtual CPU. */
   isBusy(vcpu: Vcpu): boolean {
     return !this.parts.pending.isIdle(vcpu);
@@ -277,9 +237,8 @@ export class Hypervisor {
       case 4:
         return stepDmaUnmap(this.#context, vcpu, phase);
       case 5:
-        return stepAssignDevice(this.#context, vcpu, phase);
       case 6:
-        return stepDeassignDevice(this.#context, vcpu, phase);
+        return stepMoveDevice(this.#context, vcpu, phase);
       default:
         return stepTick(this.#context, vcpu, phase);
     }
@@ -313,18 +272,7 @@ export class Hypervisor {
   #outcome(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
     if (name === 'map_grant_ref') return { result, elements: mapResults(record) };
     if (name === 'unmap_grant_ref') return { result, elements: unmapResults(record) };
-    if (name === 'assign_device' && result === 0) this.#setOwner(record, record[Pending.domain]!);
-    if (name === 'deassign_device') this.#setOwner(record, null);
     return result === 0 ? OKAY : { result };
-  }
-
-  #setOwner(record: Uint32Array, owner: number | null): void {
-    const device = record[AssignScratch.device]!;
-    const index = this.control.root.devices.findIndex((entry) => parseSbdf(entry.device) === device);
-    const what = `${this.control.root.devices[index]!.device} ${owner === null ? 'is blocked' : `to domain ${owner}`}`;
-    this.control.change(what, (draft) => {
-      draft.devices[index]!.owner = owner;
-    });
   }
 
   /** Something waits: units go on, and accesses that a drain waits for are performed. */

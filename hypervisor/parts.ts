@@ -8,10 +8,13 @@ import { PendingOperations } from '../machine/pending.ts';
 import {
   Adversary,
   Clock,
+  type DeviceTlb,
   DmaInFlight,
   decodeCapabilities,
   encodeCapabilities,
   IommuDriver,
+  type PciFunction,
+  pciFunctions,
   VtdUnit,
 } from '../passthrough/index.ts';
 import { P2m } from './memory/p2m.ts';
@@ -28,6 +31,10 @@ export interface Parts {
   readonly driver: IommuDriver;
   readonly pending: PendingOperations;
   readonly locks: Locks;
+  /** One lock: under it devices change hands. */
+  readonly deviceLock: Locks;
+  /** The devices, in the order of the configuration. */
+  readonly functions: readonly PciFunction[];
   readonly grants: GrantTables;
   readonly batches: UnmapBatches;
   readonly claims: CopyClaims;
@@ -71,6 +78,7 @@ export function makeParts(config: MachineConfig): Parts {
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
     });
   });
+  const functions = pciFunctions(config.devices);
   const pending = new PendingOperations(heap, { vcpus, elementsMax: config.batchMax });
   const driver = new IommuDriver({
     isIdle: (vcpu) => pending.isIdle(vcpu),
@@ -83,6 +91,12 @@ export function makeParts(config: MachineConfig): Parts {
     ledgerCapacity: config.flushQueue,
     policy: config.policy,
     release: config.release,
+    queuedInvalidation: config.iommu.queuedInvalidation,
+    deviceTlbs: deviceTlbsOf(config, units, functions),
+    quarantines:
+      config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
+    // The adversary keeps every way to a table apart: there must not be 512^3 of them.
+    ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
   });
   return {
     heap,
@@ -94,10 +108,30 @@ export function makeParts(config: MachineConfig): Parts {
     driver,
     pending,
     locks: new Locks(heap, 'grant table locks', domains),
+    deviceLock: new Locks(heap, 'device lock', 1),
+    functions,
     grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
     batches: new UnmapBatches(heap, vcpus),
     claims: new CopyClaims(heap, vcpus),
     pvTables: new PvTables(heap, frames, domains),
     p2m: new P2m(heap, { domains, gfns: config.gfns, frames: frames.frames }),
   };
+}
+
+/**
+ * Devices whose device TLBs are used: their unit takes the descriptors, and has the queue that these need. The last
+ * found at boot comes first (xen: enable_ats_device adds to the head of the unit's list).
+ */
+function deviceTlbsOf(
+  config: MachineConfig,
+  units: readonly VtdUnit[],
+  functions: readonly PciFunction[],
+): readonly DeviceTlb[] {
+  if (!config.iommu.ats || !config.iommu.queuedInvalidation) return [];
+  return config.devices
+    .flatMap(({ ats, unit }, index) => {
+      const { deviceTlb, queuedInvalidation } = units[unit]!.capabilities;
+      return ats && deviceTlb && queuedInvalidation ? [{ unit, source: functions[index]!.sbdf % 0x10000 }] : [];
+    })
+    .sort((a, b) => b.source - a.source);
 }

@@ -6,7 +6,9 @@ import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
 import { joinWords } from '../../machine/wide.ts';
+import type { ControlState } from '../control.ts';
 import type { DriverAccess } from '../device-access.ts';
+import type { MachineConfig } from '../options.ts';
 import type { Parts } from '../parts.ts';
 
 /** Scratch words: first device frame, frame, pages (in `count`: 1), access rights, pages done. */
@@ -29,6 +31,8 @@ const PIECES_PER_END = 32;
 export interface OperationContext {
   readonly parts: Parts;
   readonly access: DriverAccess;
+  readonly control: ControlState;
+  readonly config: MachineConfig;
 }
 
 function fail(record: Uint32Array, errno: number): number {
