@@ -7,7 +7,14 @@ import type { Mfn } from '../machine/frame-number.ts';
 import { type FrameTable, FrameType } from '../machine/frame-table.ts';
 import type { Heap } from '../machine/heap/heap.ts';
 import type { Domid } from '../machine/ids.ts';
-import { ENTRY_WORDS_SHIFT, entriesShift, GTF, hasWritePins, pinsUnderflow, STATUS_PER_FRAME_SHIFT } from './layouts.ts';
+import {
+  ENTRY_WORDS_SHIFT,
+  entriesShift,
+  GTF,
+  hasWritePins,
+  pinsUnderflow,
+  STATUS_PER_FRAME_SHIFT,
+} from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';
 
 const { reading: READING, writing: WRITING, readonly: READONLY } = GTF;
@@ -98,7 +105,10 @@ export class GrantTables {
    * Gives a domain its table: version 1, one shared frame at least. xen: grant_table_init.
    * @returns 0; -EINVAL for limits beyond the machine's; -ENOMEM.
    */
-  create(domain: Domid, limits: GrantLimits & { readonly version: 1 | 2; readonly allocate?: readonly number[] }): number {
+  create(
+    domain: Domid,
+    limits: GrantLimits & { readonly version: 1 | 2; readonly allocate?: readonly number[] },
+  ): number {
     const { record, maptrack } = this.#tables[domain]!;
     if (limits.grantFrames < 1 || limits.grantFrames > this.#limits.grantFrames) return Errno.EINVAL;
     if (limits.maptrackFrames > this.#limits.maptrackFrames) return Errno.EINVAL;
@@ -107,6 +117,15 @@ export class GrantTables {
     this.#heap.write(record + VERSION_MAX, limits.version);
     maptrack.allow(limits.maptrackFrames);
     return this.grow(domain, Math.max(1, limits.allocate?.length ?? 1), limits.allocate);
+  }
+
+  /** The domain's table is no more; its frames are the caller's to free. Nobody may use an entry any longer. */
+  destroy(domain: Domid): void {
+    const { record, frames, statuses, maptrack } = this.#tables[domain]!;
+    for (let index = 0; index < this.frameCount(domain); index += 1) this.#heap.write(frames + index, 0);
+    for (let index = 0; index < this.statusFrameCount(domain); index += 1) this.#heap.write(statuses + index, 0);
+    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
+    maptrack.clear();
   }
 
   #record(domain: Domid, word: number): number {

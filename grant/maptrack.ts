@@ -95,6 +95,18 @@ export class Maptrack {
     return (this.#heap.words[this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU]! & 0xffff) as Domid;
   }
 
+  /** Forgets every handle, live or free: the domain is no more. */
+  clear(): void {
+    for (let handle = 0; handle < this.capacity; handle += 1) {
+      const entry = this.#entries + handle * RECORD_WORDS;
+      this.#heap.write3(entry, 0, 0, 0);
+      this.#heap.write(entry + NEXT, 0);
+      if (this.#free instanceof FreeSet && handle < this.#free.size && this.#free.has(handle)) this.#free.put(handle);
+    }
+    if (!(this.#free instanceof FreeSet)) this.#free.clear();
+    this.#heap.write(this.#limit, 0);
+  }
+
   /** Live handles, lowest first. O(capacity). */
   live(): MaptrackHandle[] {
     const found: MaptrackHandle[] = [];
@@ -125,6 +137,10 @@ class FifoHandles {
     this.#vcpus = vcpus;
     this.#lists = heap.reserve(`${name}: free lists`, vcpus * 2 + 1).base;
     this.#frames = this.#lists + vcpus * 2;
+  }
+
+  clear(): void {
+    for (let word = this.#lists; word <= this.#frames; word += 1) this.#heap.write(word, 0);
   }
 
   #next(handle: number): number {

@@ -60,6 +60,8 @@ export interface ControlChange {
 export class ControlState {
   /** What the grant tables need to know of each domain, by domid: they ask at every turn. */
   grantViews: readonly (DomainControl['grantView'] | null)[] = [];
+  /** Whether some domain is dying. */
+  anyDying = false;
   #root: Control;
   /** Every change so far, oldest first. */
   readonly journal: ControlChange[] = [];
@@ -77,6 +79,7 @@ export class ControlState {
   set root(root: Control) {
     this.#root = root;
     this.grantViews = root.domains.map((domain) => domain?.grantView ?? null);
+    this.anyDying = root.domains.some((domain) => domain?.state === 'dying');
   }
 
   change(what: string, recipe: (draft: Draft<Control>) => void): void {

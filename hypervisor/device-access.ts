@@ -91,17 +91,17 @@ export class DriverAccess implements DeviceAccess {
   }
 
   completeOne(vcpu: Vcpu): Progress {
-    if (this.#completeOf(vcpu)) return Progress.more;
+    if (this.#completeOf(vcpu, vcpu)) return Progress.more;
     // A flush covers what idle CPUs removed, too, and they would not come to it before their next operation.
     const { pending } = this.#parts;
     for (let other = 0; other < pending.vcpus; other += 1) {
-      if (other !== vcpu && pending.isIdle(other) && this.#completeOf(other)) return Progress.more;
+      if (other !== vcpu && pending.isIdle(other) && this.#completeOf(other, vcpu)) return Progress.more;
     }
     return Progress.done;
   }
 
-  /** Lets a held-back end happen that is ready in a CPU's queue. False when none is. */
-  #completeOf(vcpu: number): boolean {
+  /** Lets a held-back end happen that is ready in a CPU's queue, on the CPU `by`. False when none is. */
+  #completeOf(vcpu: number, by: Vcpu): boolean {
     const flush = this.#flush;
     const { ledger } = flush;
     const record = ledger.ready(vcpu, flush.release === 'onReturn');
@@ -116,7 +116,7 @@ export class DriverAccess implements DeviceAccess {
     ledger.completed(vcpu, record);
     if (kind === Completion.dmaRange) this.observer?.released(a, joinWords(b, c) as Dfn, d);
     else if (kind === Completion.frame) this.#parts.frames.free(a as number as Mfn);
-    else completeGrant(this.grants!, vcpu as Vcpu, a, b, c, d as Mfn, mapper);
+    else completeGrant(this.grants!, by, a, b, c, d as Mfn, mapper);
     return true;
   }
 }

@@ -9,7 +9,8 @@ import type { ControlState, DomainControl } from './control.ts';
 import type { MemoryLayout } from './door/memory-op.ts';
 import type { Op, OpResult } from './door/op.ts';
 import { P2mType } from './memory/p2m.ts';
-import { PV_WINDOW_BASE, Pte, tableType } from './memory/pv-tables.ts';
+import { Pte, PV_WINDOW_BASE, tableType } from './memory/pv-tables.ts';
+import { adoptDevices } from './operations/adopt-devices.ts';
 import type { MachineConfig } from './options.ts';
 import type { Parts } from './parts.ts';
 
@@ -44,7 +45,7 @@ export function createDomain(machine: Machine, op: CreateDomain): OpResult {
   control.change(`domain ${op.domain} created`, (draft) => {
     draft.domains[op.domain] = domainControl(op, config, first);
   });
-  return { result: 0 };
+  return { result: op.hardware ? adoptDevices(machine, op.domain as Domid) : 0 };
 }
 
 function check(op: CreateDomain, config: MachineConfig): void {
@@ -240,7 +241,9 @@ class Builder {
     if (!this.#op.iommu || !this.#op.hardware || this.#config.iommu.hardwareDomain === 'passthrough') return true;
     return (memory.identity ?? []).every(([first, last, access]) => {
       const rights = access === 'rw' ? 3 : 1;
-      return this.#parts.driver.mapRange(BUILDER, this.#domain, first as Dfn, first as Mfn, last - first + 1, rights) === 0;
+      return (
+        this.#parts.driver.mapRange(BUILDER, this.#domain, first as Dfn, first as Mfn, last - first + 1, rights) === 0
+      );
     });
   }
 }

@@ -1,5 +1,5 @@
-// The grant of an entry to a copy: taken for as long as the copy needs it, by way of another domain's entry if the entry
-// is transitive. xen: common/grant_table.c acquire_grant_for_copy, release_grant_for_copy.
+// The grant of an entry to a copy: taken for as long as the copy needs it, by way of another domain's entry if that is
+// transitive. xen: common/grant_table.c acquire_grant_for_copy, release_grant_for_copy.
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';

@@ -4,9 +4,9 @@ import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Domid } from '../../machine/ids.ts';
 import type { Locks } from '../../machine/locks.ts';
 import type { PendingOperations } from '../../machine/pending.ts';
-import type { GrantTables } from '../grant-tables.ts';
 import type { CopyClaims } from '../copy-claims.ts';
-import type { DeviceAccess, DomainView, HostMappings, PageReferences, PageMoves } from '../ports.ts';
+import type { GrantTables } from '../grant-tables.ts';
+import type { DeviceAccess, DomainView, HostMappings, PageMoves, PageReferences } from '../ports.ts';
 import type { GrantRules } from '../rules.ts';
 import type { UnmapBatches } from '../unmap-batch.ts';
 

@@ -1,11 +1,11 @@
 // GNTTABOP_copy, in micro-steps. xen: common/grant_table.c gnttab_copy_one; the numbers are its order of checks.
 
-import type { FrameTable } from '../../machine/frame-table.ts';
+import { Errno } from '../../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
+import type { FrameTable } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, DOMID_SELF, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
-import { Errno } from '../../machine/errno.ts';
-import { Claim, Claimed, CLAIM_WORDS, DESTINATION_CLAIM, SOURCE_CLAIM } from '../copy-claims.ts';
+import { CLAIM_WORDS, Claim, Claimed, DESTINATION_CLAIM, SOURCE_CLAIM } from '../copy-claims.ts';
 import { CopyElement, CopyEndWords, GNTCOPY } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import { type Acquired, acquire, RETRY, releaseEntry } from './acquire.ts';
@@ -73,11 +73,12 @@ function claimBoth(
   ];
   const claims = context.claims.of(vcpu);
   const domid = (at: number) => record[at + CopyEndWords.domainAndOffset]! & 0xffff;
-  const isChanged = ends.some(
-    ({ at, of }) => claims[of + Claim.state] === 0 || claims[of + Claim.named] !== domid(at),
-  );
+  const isChanged = ends.some(({ at, of }) => claims[of + Claim.state] === 0 || claims[of + Claim.named] !== domid(at));
   if (isChanged) releaseBoth(context, vcpu);
-  const refused = checkDomains(context, ends.map(({ at, byRef }) => ({ domid: domid(at), byRef })));
+  const refused = checkDomains(
+    context,
+    ends.map(({ at, byRef }) => ({ domid: domid(at), byRef })),
+  );
   if (refused !== GrantStatus.okay) return refused;
   for (const { at, of, byRef } of ends) {
     const named = domid(at);

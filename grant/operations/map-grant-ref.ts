@@ -15,8 +15,8 @@ import {
 } from '../layouts.ts';
 import { Reuse } from '../ports.ts';
 import { GrantStatus } from '../status.ts';
-import type { GrantContext } from './context.ts';
 import { endsHere, nextElement } from './batch.ts';
+import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
 
 /** Phases of one element, and of the end of the batch. */
@@ -130,7 +130,8 @@ function pinEntry(
   const increment = pinIncrement(flags);
   const pins = tables.pins(granter, ref);
   if (pins !== 0) {
-    if (tables.activeMapper(granter, ref) !== mapper || tables.isPartial(granter, ref)) return GrantStatus.general_error;
+    if (tables.activeMapper(granter, ref) !== mapper || tables.isPartial(granter, ref))
+      return GrantStatus.general_error;
     const counted = context.rules.pinLimit === 'any' ? ANY_PIN : increment;
     if (pinsAreFull(pins, counted)) return GrantStatus.general_error;
   }

@@ -1,8 +1,9 @@
 // GNTTABOP_unmap_grant_ref and GNTTABOP_unmap_and_replace, in micro-steps.
 // xen: common/grant_table.c unmap_common, unmap_common_complete.
 //
-// Replacing is unmapping without a bus address, with a new address in its place. Two passes over batches of 32: the first takes the mappings away and flushes, the second, once that is complete,
-// gives up references, pins and usage bits. What a policy has not flushed by then is held back until it is.
+// Replacing is unmapping without a bus address, with a new address in its place. Two passes over batches of 32: the
+// first takes the mappings away and flushes, the second, once that is complete, gives up references, pins and usage
+// bits. What a policy has not flushed by then is held back until it is.
 
 import { Errno } from '../../machine/errno.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
@@ -175,7 +176,7 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
 }
 
 /**
- * 2008: whether no writable pin of the entry is left once this element, and those of the batch before it, are completed.
+ * 2008: whether no writable pin of the entry is left once this element, and those before it, are completed.
  */
 function endsWritePins(context: GrantContext, vcpu: Vcpu, record: Uint32Array): boolean {
   const granter = record[GRANTER]! as Domid;

@@ -1,10 +1,10 @@
 // Batches of grant operations between the door and guest memory: elements in, outcomes out.
 
 import { CopyElement, CopyEndWords, MapElement, TransferElement, UnmapElement } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
 import type { Wide } from '../../machine/frame-number.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
-import { Errno } from '../../machine/errno.ts';
 import type { GrantBatchOp } from './grant-calls.ts';
 import type {
   CopyElementInput,

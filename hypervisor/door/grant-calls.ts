@@ -255,7 +255,8 @@ const COMMANDS: readonly CommandKind[] = [
 ];
 
 function half(value: number, name: string): number {
-  if (!Number.isInteger(value) || value < 0 || value > 0xffff) throw new TypeError(`${name} ${value}: expected 16 bits`);
+  if (!Number.isInteger(value) || value < 0 || value > 0xffff)
+    throw new TypeError(`${name} ${value}: expected 16 bits`);
   return value;
 }
 

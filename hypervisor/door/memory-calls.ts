@@ -4,7 +4,7 @@ import type { GrantContext } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { PAGE_SIZE } from '../../machine/frame-number.ts';
 import type { Vcpu } from '../../machine/ids.ts';
-import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
+import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
 import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import { TableScratch } from '../operations/page-tables.ts';

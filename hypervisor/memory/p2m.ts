@@ -1,5 +1,5 @@
-// Translated domains' view of memory: gfn to mfn, and what the entry is for; and the way back, for frames that are RAM at
-// one gfn. xen: arch/x86/mm/p2m.c, M2P.
+// Translated domains' view of memory: gfn to mfn, and what the entry is for; and the way back, for frames that are RAM
+// at one gfn. xen: arch/x86/mm/p2m.c, M2P.
 
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap/heap.ts';

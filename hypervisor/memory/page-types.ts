@@ -83,7 +83,7 @@ export class PageTypes implements PageReferences {
     frames.resetType(frame, FrameType.none);
   }
 
-  /** Whether a frame can become a table of a level: the first half of {@link getTable}, before what it unmaps is flushed. */
+  /** Whether a frame can become a table: the first half of {@link getTable}, before what it unmaps is flushed. */
   beginTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
     const { frames } = this.#parts;
     if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
@@ -108,7 +108,8 @@ export class PageTypes implements PageReferences {
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {
     const { frames } = this.#parts;
-    if (frames.typeCount(frame) === 1) this.#eachEntry(frame, level, 512, (low, high) => this.putEntry(vcpu, low, high, level));
+    if (frames.typeCount(frame) === 1)
+      this.#eachEntry(frame, level, 512, (low, high) => this.putEntry(vcpu, low, high, level));
     this.drop(vcpu, frame, 1, 1);
   }
 
@@ -132,7 +133,7 @@ export class PageTypes implements PageReferences {
     }
   }
 
-  /** References that an entry of a domain's table holds: to a page of its own, or to a table. xen: get_page_from_l1e. */
+  /** References that an entry holds: to a page of the domain's own, or to a table. xen: get_page_from_l1e. */
   getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): boolean {
     if ((low & Pte.present) === 0) return true;
     const { frames } = this.#parts;

@@ -5,8 +5,8 @@ import { GrantStatus, type PageMoves } from '../../grant/index.ts';
 import type { Dfn, Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_INVALID, type Domid, type Vcpu } from '../../machine/ids.ts';
-import type { DriverAccess } from '../device-access.ts';
 import type { DomainControl } from '../control.ts';
+import type { DriverAccess } from '../device-access.ts';
 import type { Parts } from '../parts.ts';
 import { isGrantType, P2mType, p2mDeviceRights } from './p2m.ts';
 import type { PageTypes } from './page-types.ts';
@@ -40,7 +40,7 @@ export class Physmap implements PageMoves {
     const { p2m, frames } = this.#parts;
     if (gfn >= p2m.gfns) return false;
     if (isGrantType(p2m.type(domain, gfn))) {
-      this.#crash(domain, `GFN ${gfn} holds a grant's mapping and is mapped over`);
+      this.#crash(domain, `mapped over the grant at gfn ${gfn}`);
       return false;
     }
     if (frames.owner(frame) === domain) {

@@ -9,7 +9,7 @@ import { Pending, Step } from '../../machine/pending.ts';
 import { type IommuDriver, type PciFunction, quarantineDomid } from '../../passthrough/index.ts';
 import { findDevice, hasAnother, isGuest, ownerAfter, setOwner } from '../device-owners.ts';
 import type { Op } from '../door/op.ts';
-import type { OperationContext } from './dma-map.ts';
+import type { OperationContext } from './context.ts';
 
 /** Scratch words of a move: the device's place in the control state, owners before and after, the next requester. */
 export const MoveScratch = {

@@ -1,5 +1,6 @@
 // destroy_domain, in micro-steps: grants that it has mapped, its devices, their tables, its memory.
-// xen: common/domain.c domain_kill, grant_table.c gnttab_release_mappings, arch/x86/domain.c domain_relinquish_resources.
+// xen: common/domain.c domain_kill, grant_table.c gnttab_release_mappings, arch/x86/domain.c
+// domain_relinquish_resources.
 //
 // Grant mappings end without an invalidation: the devices' tables go as a whole, after the devices.
 
@@ -9,12 +10,13 @@ import { FrameType } from '../../machine/frame-table.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
 import type { OperationContext } from './context.ts';
-import { stepReleaseDevices } from './release-devices.ts';
+import { RELEASE_PHASES, releaseDevices } from './release-devices.ts';
 
 /** Scratch words: how far the walk over handles, then over frames, has come. */
-export const DestroyScratch = { at: Pending.scratch } as const;
+export const DestroyScratch = { at: Pending.scratch + 8 } as const;
 
-const Phase = { grants: 0, devices: 1, tables: 2, pageTables: 3, memory: 4, memoryFlush: 5, end: 6 } as const;
+/** Phases from `devices` on, as many as that takes, are those of the devices' release. */
+const Phase = { grants: 0, tables: 1, pageTables: 2, memory: 3, memoryFlush: 4, end: 5, devices: 6 } as const;
 /** Handles, and frames, that one micro-step deals with. xen: preempts every 256 handles. */
 const CHUNK = 256;
 
@@ -24,12 +26,9 @@ export function stepDestroyDomain(context: OperationContext, vcpu: Vcpu, phase: 
   switch (phase) {
     case Phase.grants:
       return releaseGrants(context, vcpu, record, domain);
-    case Phase.devices: {
-      const next = stepReleaseDevices(context, vcpu, domain);
-      return next === Step.done ? Phase.tables : next === Step.blocked ? Step.blocked : Phase.devices;
-    }
     case Phase.tables:
-      context.parts.driver.destroyTables(vcpu, domain);
+      context.parts.driver.destroyTables(domain);
+      context.parts.p2m.clear(domain);
       return Phase.pageTables;
     case Phase.pageTables:
       return unpinTables(context, vcpu, record, domain);
@@ -37,9 +36,20 @@ export function stepDestroyDomain(context: OperationContext, vcpu: Vcpu, phase: 
       return relinquish(context, vcpu, record, domain);
     case Phase.memoryFlush:
       return flushThen(context.access, vcpu, Phase.memoryFlush, Phase.memory);
-    default:
+    case Phase.end:
       return completeAll(context.access, vcpu, Phase.end, Step.done);
+    default:
+      return release(context, vcpu, domain, phase - Phase.devices);
   }
+}
+
+function release(context: OperationContext, vcpu: Vcpu, domain: Domid, phase: number): number {
+  if (phase >= RELEASE_PHASES) throw new RangeError(`phase ${phase}: expected one of the release of devices`);
+  const next = releaseDevices(context, vcpu, domain, phase);
+  if (next === Step.blocked) return next;
+  if (next !== Step.done) return Phase.devices + next;
+  // A device that cannot go keeps everything that it might reach. xen: f591755823.
+  return (context.parts.pending.record(vcpu)[Pending.result]! | 0) < 0 ? Phase.end : Phase.tables;
 }
 
 /** xen: gnttab_release_mappings. A PV mapper's host halves keep their references until its page tables go. */
@@ -109,4 +119,46 @@ function relinquish(context: OperationContext, vcpu: Vcpu, record: Uint32Array, 
   }
   record[DestroyScratch.at] = end;
   return end < frames.frames ? Phase.memoryFlush : Phase.end;
+}
+
+/**
+ * Domains that are dying and of which nobody refers to any frame are no more: what is left of their grant tables goes,
+ * and their ids are free. xen: domain_destroy, complete_domain_destroy.
+ */
+export function reapDying(context: OperationContext): void {
+  const { control, parts } = context;
+  for (const found of control.root.domains) {
+    if (found?.state !== 'dying' || parts.frames.owned(found.domain as Domid) > 0) continue;
+    if (isInProgress(context, found.domain)) continue;
+    const domain = found.domain as Domid;
+    const shared = sharedFrames(context, domain);
+    if (shared.some((frame) => parts.frames.references(frame) > 1)) continue;
+    for (const frame of shared) {
+      parts.frames.dropReferences(frame, 1, 1);
+      parts.frames.free(frame);
+    }
+    parts.grants.destroy(domain);
+    control.change(`domain ${domain} is gone`, (draft) => {
+      draft.domains[domain] = null;
+    });
+  }
+}
+
+/** Whether some virtual CPU is in the middle of an operation of a domain. */
+function isInProgress({ parts }: OperationContext, domain: number): boolean {
+  for (let vcpu = 0; vcpu < parts.pending.vcpus; vcpu += 1) {
+    if (!parts.pending.isIdle(vcpu) && parts.pending.record(vcpu)[Pending.domain] === domain) return true;
+  }
+  return false;
+}
+
+/** Pages of the hypervisor's heap that a domain shares. */
+function sharedFrames({ parts }: OperationContext, domain: Domid): Mfn[] {
+  const { frames } = parts;
+  const found: Mfn[] = [];
+  for (let at = 0; at < frames.frames; at += 1) {
+    if (frames.isAllocated(at) && frames.owner(at as Mfn) === domain && frames.isXenHeap(at as Mfn))
+      found.push(at as Mfn);
+  }
+  return found;
 }

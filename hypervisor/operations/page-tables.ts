@@ -65,8 +65,9 @@ export function stepMapForeign(context: OperationContext, vcpu: Vcpu, phase: num
   let low = 0;
   let high = 0;
   if (record[TableScratch.entryLow] !== 0) {
-    const frame = foreignFrame(context, record[TableScratch.owner] as Domid, record[TableScratch.entryLow]! - 1);
-    if (frame < 0) return end(record, Errno.EINVAL);
+    const found = foreignFrame(context, record[TableScratch.owner] as Domid, record[TableScratch.entryLow]! - 1);
+    if (found < 0) return end(record, Errno.EINVAL);
+    const frame = found as Mfn;
     const types = isWritable && context.domain(record[TableScratch.owner] as Domid)?.kind === 'pv' ? 1 : 0;
     if (frames.isMemory(frame) && !context.pages.take(vcpu, frame, 1, types)) return end(record, Errno.EINVAL);
     record[TableScratch.frame] = frame;
@@ -105,7 +106,8 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.validate);
     case Phase.validate:
-      if (frames.isPinned(frame) || !context.pages.getTable(vcpu, domain, frame, level)) return end(record, Errno.EINVAL);
+      if (frames.isPinned(frame) || !context.pages.getTable(vcpu, domain, frame, level))
+        return end(record, Errno.EINVAL);
       frames.setPinned(frame, true);
       return Phase.end;
     default:

@@ -4,7 +4,7 @@ import type { Domid, UnitIndex, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
 import { lastDevice, ownerAfter } from '../device-owners.ts';
 import { MovePhase, PCI_DEVICES, placeMove, stepMove } from './assign-device.ts';
-import type { OperationContext } from './dma-map.ts';
+import type { OperationContext } from './context.ts';
 
 /** Phases, to be offset by an operation that has others: they are 0 to one less than this. */
 export const RELEASE_PHASES = MovePhase.moved + 3;

@@ -3,7 +3,7 @@
 import { completeAll } from '../../grant/index.ts';
 import type { Vcpu } from '../../machine/ids.ts';
 import { Step } from '../../machine/pending.ts';
-import type { OperationContext } from './dma-map.ts';
+import type { OperationContext } from './context.ts';
 
 /** What the policy asks for, then what that releases. */
 export function stepTick(context: OperationContext, vcpu: Vcpu, phase: number): number {

@@ -226,6 +226,20 @@ export class IommuDriver {
     return removed;
   }
 
+  /** Maps a range of device frames to a range of frames. @returns 0, or a negative errno: what was mapped stays. */
+  mapRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, count: number, rights: number): number {
+    for (let page = 0; page < count; page += 1) {
+      const errno = this.map(vcpu, domain, (dfn + page) as Dfn, (frame + page) as Mfn, rights);
+      if (errno !== 0) return errno;
+    }
+    return 0;
+  }
+
+  /** The tables of a domain that no device is left of: their pages go, and nothing is flushed. */
+  destroyTables(domain: Domid): void {
+    this.tables.destroy(domain);
+  }
+
   /** Rights (bits 0 and 1) and frame of a device frame as the tables say; rights 0 when absent. */
   lookup(domain: Domid, dfn: Dfn): { readonly rights: number; readonly frame: Mfn } {
     if (!this.tables.exists(domain) || this.tables.find(domain, dfn, false) !== 1)
