@@ -9,7 +9,7 @@ import type { FlushEngine, IommuDriver } from '../passthrough/index.ts';
 import type { Parts } from './parts.ts';
 
 /** What a held-back completion is about. */
-export const Completion = { grant: 1, dmaRange: 2 } as const;
+export const Completion = { grant: 1, dmaRange: 2, frame: 3 } as const;
 
 /** Told when something that was mapped for devices becomes reusable. */
 export interface ReleaseObserver {
@@ -51,8 +51,9 @@ export class DriverAccess implements DeviceAccess {
     return this.#driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
   }
 
-  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void {
-    this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
+  /** Frames that lost access; -ENOMEM when a large leaf could not be split. */
+  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): number {
+    return this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
   }
 
   isFlushed(vcpu: Vcpu): boolean {
@@ -84,6 +85,11 @@ export class DriverAccess implements DeviceAccess {
     this.#flush.hold(vcpu, Completion.dmaRange, domain, dfn, highWord(dfn), order, 0);
   }
 
+  /** Drops the caller's reference to a frame once nothing cached leads there; the last one frees it. */
+  holdFrame(vcpu: Vcpu, frame: Mfn): void {
+    this.#flush.hold(vcpu, Completion.frame, frame, 0, 0, 0, 0);
+  }
+
   completeOne(vcpu: Vcpu): Progress {
     if (this.#completeOf(vcpu)) return Progress.more;
     // A flush covers what idle CPUs removed, too, and they would not come to it before their next operation.
@@ -104,12 +110,17 @@ export class DriverAccess implements DeviceAccess {
     const b = ledger.completionArgument(record, 1);
     const c = ledger.completionArgument(record, 2);
     const d = ledger.completionArgument(record, 3);
-    if (ledger.completionKind(record) === Completion.dmaRange) {
-      this.observer?.released(a, joinWords(b, c) as Dfn, d);
-    } else {
+    const kind = ledger.completionKind(record);
+    if (kind === Completion.grant) {
       completeGrant(this.grants!, a, b, c, d as Mfn, ledger.completionArgument(record, 4) as Domid);
-    }
+    } else if (kind === Completion.dmaRange) this.observer?.released(a, joinWords(b, c) as Dfn, d);
+    else this.#dropFrame(a as number as Mfn);
     ledger.completed(vcpu, record);
     return true;
+  }
+
+  #dropFrame(frame: Mfn): void {
+    const { frames } = this.#parts;
+    if (frames.dropReferences(frame, 1, 0)) frames.free(frame);
   }
 }

@@ -77,6 +77,8 @@ export function makeParts(config: MachineConfig): Parts {
     ledgerCapacity: config.flushQueue,
     policy: config.policy,
     release: config.release,
+    superpages: config.iommu.superpages,
+    reclaimTables: config.iommu.reclaimTables,
   });
   return {
     heap,

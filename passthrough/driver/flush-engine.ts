@@ -5,14 +5,14 @@
 // nothing.
 
 import { HypervisorBug } from '../../machine/errors.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import { alignDown, type Dfn, type Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
 import { highWord, joinWords } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
-import type { AccessChange, Flush, FlushPolicy, Release, Rights } from '../policy/flush-policy.ts';
+import type { AccessChange, Flush, FlushPolicy, Release, Rights, Structure } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
 import type { DeviceTables } from './device-tables.ts';
 import type { DomainIds } from './domain-ids.ts';
@@ -50,6 +50,8 @@ const LEAVES_ONLY = 0x100;
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
 
+const NOTHING: readonly number[] = [];
+
 /** A change in the making: the one object that policies are shown. */
 class Change implements AccessChange {
   domain = 0 as Domid;
@@ -58,6 +60,7 @@ class Change implements AccessChange {
   from: Rights = 'none';
   to: Rights = 'none';
   frameChanged = false;
+  structure: Structure = 'none';
   pendingRemoval = false;
   absentMayBeCached = false;
 }
@@ -103,6 +106,7 @@ export class FlushEngine {
       domains: options.domains,
       capacity: options.ledgerCapacity,
       ...(options.isIdle ? { isIdle: options.isIdle } : {}),
+      releaseTable: (table, level) => options.tables.pages.release(table, level),
     });
     this.#states = Array.from({ length: options.vcpus }, (_, vcpu) =>
       heap.reserveTransient(
@@ -137,7 +141,8 @@ export class FlushEngine {
 
   /**
    * Device access changed: notes a removal, and asks the policy. A domain without devices has nothing to flush.
-   * `before` and `after` are entry rights (0, 1 read, 3 read and write).
+   * `before` and `after` are entry rights (0, 1 read, 3 read and write); `dropped` are the tables taken out, as
+   * TableChanges has them.
    */
   changed(
     vcpu: Vcpu,
@@ -147,9 +152,14 @@ export class FlushEngine {
     before: number,
     after: number,
     frameChanged: boolean,
+    structure: Structure = 'none',
+    dropped: readonly number[] = NOTHING,
   ): void {
     const units = this.#tables.units(domain);
-    if (units === 0) return;
+    if (units === 0) {
+      for (const table of dropped) this.#tables.pages.release((table >>> 4) as Mfn, table & 7);
+      return;
+    }
     const change = this.#change;
     change.domain = domain;
     change.dfn = dfn;
@@ -157,13 +167,23 @@ export class FlushEngine {
     change.from = rightsOf(before);
     change.to = rightsOf(after);
     change.frameChanged = frameChanged;
+    change.structure = structure;
     change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
     change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
+    for (let at = 0; at < dropped.length; at += 1) this.#unhooked(vcpu, domain, dfn, dropped[at]!);
     if (frameChanged || (before & ~after) !== 0) {
       this.#makeRoom(vcpu);
       this.ledger.removed(vcpu, domain, dfn, order);
     }
     this.policy.change(change, this.#flushes[vcpu]!);
+  }
+
+  #unhooked(vcpu: Vcpu, domain: Domid, dfn: Dfn, table: number): void {
+    const level = table & 7;
+    const order = 9 * level;
+    const first = alignDown(dfn, order) as Dfn;
+    this.#makeRoom(vcpu);
+    this.ledger.unhooked(vcpu, domain, first, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
   }
 
   /**
@@ -277,7 +297,8 @@ export class FlushEngine {
       if (nextBit(mask, unit + 1) >= 0) return Progress.more;
     }
     if ((kind & 0xff) <= PAGE) {
-      this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, (kind & 0xff) === PAGE ? dfn : -1, order);
+      const from = (kind & 0xff) === PAGE ? dfn : -1;
+      this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, from, order, (kind & LEAVES_ONLY) !== 0);
     }
     state[at + KIND] = 0;
     state[UNIT] = 0;

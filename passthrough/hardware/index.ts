@@ -18,3 +18,4 @@ export { decode, encode, type Field, fieldOf, type Layout, layouts } from './lay
 export { Access, FaultReason, faultReasonName, Register } from './registers.ts';
 export { addressFrame, type Translation, translate } from './translate.ts';
 export { QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';
+export { entryFrame, entryPages, isLeaf } from './walk.ts';
