@@ -37,6 +37,7 @@ export interface DriverRigOptions {
   readonly units?: readonly Partial<Capabilities>[];
   readonly frames?: number;
   readonly ledgerCapacity?: number;
+  readonly mayEntries?: number;
   readonly release?: Release;
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
   /** Asked besides: a policy that ships. */
@@ -63,7 +64,10 @@ export class DriverRig {
       privateFrames: described.length,
     });
     this.dma = new DmaInFlight(heap, 4);
-    const adversary = new Adversary(heap, this.frames, { units: described.length, mayEntries: 1 << 13 });
+    const adversary = new Adversary(heap, this.frames, {
+      units: described.length,
+      mayEntries: options.mayEntries ?? 1 << 13,
+    });
     this.units = described.map((one, index) => {
       const registers = encodeCapabilities({ ...defaultCapabilities, ...one });
       return new VtdUnit({
