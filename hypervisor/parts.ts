@@ -97,6 +97,8 @@ export function makeParts(config: MachineConfig): Parts {
       config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
     // The adversary keeps every way to a table apart: there must not be 512^3 of them.
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
+    superpages: config.iommu.superpages,
+    reclaimTables: config.iommu.reclaimTables,
   });
   return {
     heap,

@@ -1,55 +1,73 @@
 // The second-level tables of each domain: one root per domain, walked by every unit that serves it.
 //
-// Table pages are frames of the machine's allocator, owned by the hypervisor.
+// Table pages are frames of the machine's allocator, owned by the hypervisor. How leaves change, and what becomes of
+// the tables around them, is table-changes.ts.
 
 import { Errno } from '../../machine/errno.ts';
 import type { Dfn, Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
-import { DOMID_XEN, type Domid } from '../../machine/ids.ts';
+import type { Domid } from '../../machine/ids.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf, tableIndex } from '../hardware/walk.ts';
+import { TablePages } from './table-pages.ts';
 
 /** Bits of a second-level entry that say what a device may do. */
 export const ENTRY_READ = 1;
 export const ENTRY_WRITE = 2;
 
-/** The entry is a leaf above the lowest level. */
-const LARGE = 1 << 7;
-
 const ROOT = 0;
 const UNITS = 1;
 const RECORD_WORDS = 2;
 
+export interface DeviceTablesOptions {
+  readonly domains: number;
+  readonly levels: number;
+  /** Level of the largest leaves: 1 is 4 KiB (the default), 2 is 2 MiB, 3 is 1 GiB. */
+  readonly largestLeaf?: number;
+  /** Tables that have become empty are taken out. */
+  readonly reclaim?: boolean;
+}
+
 export class DeviceTables {
   /** Levels of every domain's table. */
   readonly levels: number;
-  /** Leaf found by the last {@link find}: its table and entry, and the entry's words. */
+  readonly largestLeaf: number;
+  readonly reclaim: boolean;
+  readonly pages: TablePages;
+  /** Entry found by the last {@link find}: its table and the level of that, its place, and its words. */
   table = 0 as Mfn;
+  level = 1;
   entry = 0;
   low = 0;
   high = 0;
-  /** After a {@link find} that gave 0: aligned frames around the one asked for that have no table either. */
-  absentPages = 0;
   readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #records: number;
   readonly #limit: number;
-  /** The leaf table found last, whose it is, and where; good until the heap jumps. No part of the state. */
+  /** The device frame asked for last. */
+  #dfn = 0;
+  /** The level 1 table found last, whose it is, and where; good until the heap jumps. No part of the state. */
   #lastDomain = -1;
   #lastRange = 0;
   #lastTable = 0 as Mfn;
   #lastJumps = 0;
+  /** Pages that are about to become tables, the upper first. */
+  readonly #fresh: Mfn[] = [];
 
-  constructor(heap: Heap, frames: FrameTable, options: { readonly domains: number; readonly levels: number }) {
+  constructor(heap: Heap, frames: FrameTable, options: DeviceTablesOptions) {
     this.#heap = heap;
     this.#frames = frames;
     this.levels = options.levels;
+    this.largestLeaf = options.largestLeaf ?? 1;
+    this.reclaim = options.reclaim ?? false;
     this.#limit = 2 ** (9 * options.levels);
     this.#records = heap.reserve('device tables', options.domains * RECORD_WORDS).base;
+    this.pages = new TablePages(heap, frames, { counted: this.reclaim || this.largestLeaf > 1 });
   }
 
   /** Gives a domain an empty table. -ENOMEM when memory is exhausted. */
   create(domain: Domid): 0 | typeof Errno.ENOMEM {
-    const root = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
+    const root = this.pages.allocate();
     if (root < 0) return Errno.ENOMEM;
     this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, root + 1);
     return 0;
@@ -79,58 +97,52 @@ export class DeviceTables {
   }
 
   /**
-   * Finds the leaf entry of a device frame, and leaves it in the fields.
-   * @returns 1 when its table exists, 0 when it does not or the dfn is beyond the tables, -ENOMEM when it was to be
-   *   made and memory is exhausted.
+   * Finds the entry of a device frame in its table of a level, or the larger leaf that it lies in, and leaves it in the
+   * fields.
+   * @returns 1 when there is one, 0 when its table does not exist or the dfn is beyond the tables, -ENOMEM when it was
+   *   to be made and memory is exhausted.
    */
-  find(domain: Domid, dfn: Dfn, create: boolean): number {
-    this.absentPages = 1;
+  find(domain: Domid, dfn: Dfn, create: boolean, level = 1): number {
     if (!this.reaches(dfn)) return 0;
+    this.#dfn = dfn;
+    if (level !== 1) return this.#walk(domain, dfn, create, level);
     const range = dfn < 0x80000000 ? dfn >>> 9 : Math.floor(dfn / 512);
     if (this.#lastDomain !== domain || this.#lastRange !== range || this.#lastJumps !== this.#heap.jumps) {
-      const found = this.#findTable(domain, dfn, create);
-      if (found !== 1) return found;
-      // A leaf table stays where it is as long as its domain has tables.
+      const found = this.#walk(domain, dfn, create, 1);
+      if (found !== 1 || this.level !== 1) return found;
+      // A table of level 1 stays where it is until it is dropped.
       this.#lastDomain = domain;
       this.#lastRange = range;
+      this.#lastTable = this.table;
       this.#lastJumps = this.#heap.jumps;
+      return 1;
     }
-    const words = this.#heap.blocks[this.#lastTable]!;
-    this.table = this.#lastTable;
-    this.entry = dfn & 511;
-    this.low = words[this.entry * 2]!;
-    this.high = words[this.entry * 2 + 1]!;
+    this.level = 1;
+    this.#select(this.#lastTable, dfn & 511);
     return 1;
   }
 
-  /** Walks to the leaf table, and makes what is missing on the way if so wished. */
-  #findTable(domain: Domid, dfn: Dfn, create: boolean): number {
-    const frames = this.#frames;
-    this.#lastDomain = -1;
-    let at = this.root(domain) as number;
-    for (let level = this.levels; level > 1; level -= 1) {
-      const entry =
-        level <= 3
-          ? (dfn >>> (9 * (level - 1))) & 511
-          : Math.floor(dfn / (level === 4 ? 0x8000000 : 0x1000000000)) & 511;
-      const low = frames.readWord(at, entry * 2);
-      if ((low & (ENTRY_READ | ENTRY_WRITE)) !== 0) {
-        at = (low >>> 12) + (frames.readWord(at, entry * 2 + 1) & 0xfffff) * 0x100000;
-        continue;
+  #select(table: Mfn, entry: number): void {
+    const words = this.#heap.blocks[table]!;
+    this.table = table;
+    this.entry = entry;
+    this.low = words[entry * 2]!;
+    this.high = words[entry * 2 + 1]!;
+  }
+
+  #walk(domain: Domid, dfn: Dfn, create: boolean, level: number): number {
+    let depth = this.levels;
+    this.#select(this.root(domain) as Mfn, tableIndex(dfn, depth));
+    while (depth > level) {
+      if ((this.low & ENTRY_PERMISSIONS) === 0) {
+        this.level = depth;
+        return create ? this.#extend(level) : 0;
       }
-      this.absentPages = level === 2 ? 512 : 0x40000;
-      if (!create) return 0;
-      const fresh = frames.allocate(DOMID_XEN, { xenHeap: true });
-      if (fresh < 0) return Errno.ENOMEM;
-      frames.writeEntry(
-        at as Mfn,
-        entry,
-        ((fresh << 12) | ENTRY_READ | ENTRY_WRITE) >>> 0,
-        Math.floor(fresh / 0x100000),
-      );
-      at = fresh;
+      if (isLeaf(depth, this.low)) break;
+      depth -= 1;
+      this.#select(entryFrame(this.low, this.high) as Mfn, tableIndex(dfn, depth));
     }
-    this.#lastTable = at as Mfn;
+    this.level = depth;
     return 1;
   }
 
@@ -138,30 +150,75 @@ export class DeviceTables {
   destroy(domain: Domid): void {
     const root = this.root(domain);
     if (root < 0) return;
-    this.#freeTable(root as Mfn, this.levels);
+    this.pages.release(root as Mfn, this.levels);
     this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, 0);
     this.#lastDomain = -1;
   }
 
-  #freeTable(table: Mfn, level: number): void {
-    const frames = this.#frames;
-    for (let entry = 0; level > 1 && entry < 512; entry += 1) {
-      const low = frames.readWord(table, entry * 2);
-      if ((low & 3) === 0 || (low & LARGE) !== 0) continue;
-      this.#freeTable(((low >>> 12) + (frames.readWord(table, entry * 2 + 1) & 0xfffff) * 0x100000) as Mfn, level - 1);
+  /** Makes the tables below the found entry, down to a level, and finds the entry there. */
+  #extend(level: number): number {
+    if (!this.#takePages(this.level - level)) return Errno.ENOMEM;
+    this.#hookPages();
+    return 1;
+  }
+
+  /**
+   * Turns the found leaf into tables down to a level, which say the same, and finds the entry there. -ENOMEM, and
+   * nothing done, when memory is exhausted. xen: vtd/iommu.c addr_to_dma_page_maddr.
+   */
+  split(level: number): 0 | typeof Errno.ENOMEM {
+    if (!this.#takePages(this.level - level)) return Errno.ENOMEM;
+    let { low, high } = this;
+    for (const [at, page] of this.#fresh.entries()) {
+      const depth = this.level - 1 - at;
+      this.pages.fill(page, depth, low, high);
+      const word = tableIndex(this.#dfn, depth) * 2;
+      low = this.#frames.readWord(page, word);
+      high = this.#frames.readWord(page, word + 1);
     }
-    frames.dropReferences(table, 1, 0);
-    frames.free(table);
+    this.#hookPages();
+    return 0;
   }
 
-  /** The frame that the found entry names. */
+  #takePages(count: number): boolean {
+    const fresh = this.#fresh;
+    fresh.length = 0;
+    while (fresh.length < count) {
+      const page = this.pages.allocate();
+      if (page < 0) {
+        for (const taken of fresh) this.pages.free(taken);
+        return false;
+      }
+      fresh.push(page as Mfn);
+    }
+    return true;
+  }
+
+  /** Hooks the new pages up from below, so that devices see all of them at once, and finds the entry in the lowest. */
+  #hookPages(): void {
+    const fresh = this.#fresh;
+    for (let at = fresh.length - 1; at > 0; at -= 1) {
+      const depth = this.level - at;
+      this.pages.point(fresh[at - 1]!, depth, tableIndex(this.#dfn, depth), fresh[at]!);
+    }
+    this.pages.point(this.table, this.level, this.entry, fresh[0]!);
+    this.level -= fresh.length;
+    this.#select(fresh[fresh.length - 1]!, tableIndex(this.#dfn, this.level));
+  }
+
+  /** The frame that the found leaf gives for the device frame that was asked for. */
   get frame(): number {
-    return (this.low >>> 12) + (this.high & 0xfffff) * 0x100000;
+    const first = entryFrame(this.low, this.high);
+    return this.level === 1 ? first : first + (this.#dfn & (entryPages(this.level) - 1));
   }
 
-  /** Writes the found entry at once. `rights` 0 makes it absent. */
+  /** Writes the found entry as a leaf, at once. `rights` 0 makes it absent. */
   set(frame: number, rights: number): void {
-    const present = rights !== 0;
-    this.#frames.writeEntry(this.table, this.entry, present ? (frame << 12) | rights : 0, present ? frame >>> 20 : 0);
+    this.pages.leaf(this.table, this.level, this.entry, frame, rights);
+  }
+
+  /** A table is in use no more: what is remembered of where tables are may be wrong. */
+  forget(): void {
+    this.#lastDomain = -1;
   }
 }

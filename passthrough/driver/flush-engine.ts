@@ -4,14 +4,14 @@
 // piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
 // nothing.
 
-import type { Dfn } from '../../machine/frame-number.ts';
+import { alignDown, type Dfn, type Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
 import { highWord, joinWords, nextBit } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
-import type { Flush, FlushPolicy, Release } from '../policy/flush-policy.ts';
+import type { Flush, FlushPolicy, Release, Structure } from '../policy/flush-policy.ts';
 import { ChangeInMaking, rightsOf } from './access-change.ts';
 import type { Clock } from './clock.ts';
 import type { Contexts } from './contexts.ts';
@@ -56,6 +56,8 @@ const LEAVES_ONLY = 0x100;
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
 
+const NOTHING: readonly number[] = [];
+
 export interface FlushEngineOptions {
   readonly heap: Heap;
   readonly frames: FrameTable;
@@ -99,6 +101,7 @@ export class FlushEngine {
       domains: options.domains,
       capacity: options.ledgerCapacity,
       ...(options.isIdle ? { isIdle: options.isIdle } : {}),
+      releaseTable: (table, level) => options.tables.pages.release(table, level),
     });
     this.#states = Array.from({ length: options.vcpus }, (_, vcpu) =>
       heap.reserveTransient(
@@ -131,7 +134,8 @@ export class FlushEngine {
 
   /**
    * Device access changed: notes a removal, and asks the policy. A domain without devices has nothing to flush.
-   * `before` and `after` are entry rights (0, 1 read, 3 read and write).
+   * `before` and `after` are entry rights (0, 1 read, 3 read and write); `dropped` are the tables taken out, as
+   * TableChanges has them.
    */
   changed(
     vcpu: Vcpu,
@@ -141,9 +145,14 @@ export class FlushEngine {
     before: number,
     after: number,
     frameChanged: boolean,
+    structure: Structure = 'none',
+    dropped: readonly number[] = NOTHING,
   ): void {
     const units = this.#tables.units(domain);
-    if (units === 0) return;
+    if (units === 0) {
+      for (const table of dropped) this.#tables.pages.release((table >>> 4) as Mfn, table & 7);
+      return;
+    }
     const change = this.#change;
     change.domain = domain;
     change.dfn = dfn;
@@ -151,13 +160,23 @@ export class FlushEngine {
     change.from = rightsOf(before);
     change.to = rightsOf(after);
     change.frameChanged = frameChanged;
+    change.structure = structure;
     change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
     change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
+    for (let at = 0; at < dropped.length; at += 1) this.#unhooked(vcpu, domain, dfn, dropped[at]!);
     if (frameChanged || (before & ~after) !== 0) {
       this.#makeRoom(vcpu);
       this.ledger.removed(vcpu, domain, dfn, order);
     }
     this.policy.change(change, this.#flushes[vcpu]!);
+  }
+
+  #unhooked(vcpu: Vcpu, domain: Domid, dfn: Dfn, table: number): void {
+    const level = table & 7;
+    const order = 9 * level;
+    const first = alignDown(dfn, order) as Dfn;
+    this.#makeRoom(vcpu);
+    this.ledger.unhooked(vcpu, domain, first, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
   }
 
   /**
@@ -274,7 +293,10 @@ export class FlushEngine {
     if (on && (!isRegisterIdle(on) || !hasRoom(on))) return Progress.blocked;
     // What was removed before the first unit is told is covered on all of them; what comes later may not be.
     const by = kind & 0xff;
-    if (first === 0 && by <= PAGE) this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, by === PAGE ? dfn : -1, order);
+    if (first === 0 && by <= PAGE) {
+      const from = by === PAGE ? dfn : -1;
+      this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, from, order, (kind & LEAVES_ONLY) !== 0);
+    }
     if (on) {
       state[UNIT] = unit + 1;
       if (this.#submitTo(on, kind, domain, dfn, order)) {

@@ -37,8 +37,13 @@ export interface DriverRigOptions {
   readonly units?: readonly Partial<Capabilities>[];
   readonly frames?: number;
   readonly ledgerCapacity?: number;
+  readonly mayEntries?: number;
   readonly release?: Release;
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
+  /** Asked besides: a policy that ships. */
+  readonly policy?: FlushPolicy;
+  readonly superpages?: boolean;
+  readonly reclaimTables?: boolean;
 }
 
 export class DriverRig {
@@ -59,7 +64,10 @@ export class DriverRig {
       privateFrames: described.length,
     });
     this.dma = new DmaInFlight(heap, 4);
-    const adversary = new Adversary(heap, this.frames, { units: described.length, mayEntries: 1 << 12 });
+    const adversary = new Adversary(heap, this.frames, {
+      units: described.length,
+      mayEntries: options.mayEntries ?? 1 << 13,
+    });
     this.units = described.map((one, index) => {
       const registers = encodeCapabilities({ ...defaultCapabilities, ...one });
       return new VtdUnit({
@@ -81,6 +89,7 @@ export class DriverRig {
       change: (change, flush) => {
         this.shown.push({ ...change });
         options.onChange?.(change, flush);
+        options.policy?.change(change, flush);
       },
     };
     this.driver = new IommuDriver({
@@ -93,6 +102,8 @@ export class DriverRig {
       ledgerCapacity: options.ledgerCapacity ?? 64,
       policy,
       release: options.release ?? 'afterFlush',
+      superpages: options.superpages ?? false,
+      reclaimTables: options.reclaimTables ?? false,
     });
   }
 
@@ -107,6 +118,13 @@ export class DriverRig {
 
   device(text = DEVICE): Sbdf {
     return parseSbdf(text);
+  }
+
+  /** Frames that are in use. */
+  get allocated(): number {
+    let count = 0;
+    for (let at = 0; at < this.frames.frames; at += 1) if (this.frames.isAllocated(at)) count += 1;
+    return count;
   }
 
   frame(): Mfn {
