@@ -4,7 +4,8 @@
 
 import { describe, expect, test } from 'vitest';
 import { fingerprint } from '../../hypervisor/index.ts';
-import type { Domid } from '../../machine/ids.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
+import { DOMID_XEN, type Domid } from '../../machine/ids.ts';
 import { AssignmentMachine, type AssignmentOptions, QUARANTINE } from './assignment-machine.ts';
 
 const pair = (did: number, device: string) => `CC ${did} ${device}, DSI ${did}`;
@@ -51,6 +52,31 @@ describe('assign_device', () => {
     const before = fingerprint(of.machine);
     expect(of.assign('04:01.0', 1)).toEqual([-16, '']);
     expect(fingerprint(of.machine)).toBe(before);
+  });
+});
+
+describe('a refusal in the middle of the preparations', () => {
+  const bare = () => new AssignmentMachine({ hardware: false, unit: { domainIds: 16 }, machine: { domains: 20 } });
+
+  test('for want of a did takes the context table back', () => {
+    const of = bare();
+    for (let domain = 4; domain < 20; domain += 1) of.machine.parts.driver.ids[0]!.obtain(domain as Domid);
+    const before = fingerprint(of.machine);
+    expect(of.assign('04:01.0', 1)).toEqual([-16, '']);
+    expect(fingerprint(of.machine)).toBe(before);
+  });
+
+  test('for want of memory takes the did and the first context table back', () => {
+    const of = bare();
+    const { frames } = of.machine.parts;
+    let last = -1;
+    for (let frame = frames.allocate(DOMID_XEN); frame >= 0; frame = frames.allocate(DOMID_XEN)) last = frame;
+    frames.dropReferences(last as Mfn, 1, 0);
+    frames.free(last as Mfn);
+    const before = fingerprint(of.machine);
+    expect(of.assign('04:01.0', 1)).toEqual([-12, '']);
+    expect(fingerprint(of.machine)).toBe(before);
+    expect(of.assign('01:00.0', 1)).toEqual([0, '']);
   });
 });
 
