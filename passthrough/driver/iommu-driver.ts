@@ -28,7 +28,7 @@ export interface IommuDriverOptions {
   readonly release: Release;
   /** Invalidations go through the units' queues where they have them (the default), or through registers. */
   readonly queuedInvalidation?: boolean;
-  /** Devices whose device TLBs are used, in the order in which they are invalidated; none: device TLBs are not used. */
+  /** Devices whose device TLBs are used, in the order in which they are invalidated; left out: none may be. */
   readonly deviceTlbs?: readonly DeviceTlb[];
   /** Devices that may be in quarantine with tables of their own. */
   readonly quarantines?: number;
@@ -56,7 +56,7 @@ export class IommuDriver {
   readonly #changes: TableChanges;
 
   constructor(options: IommuDriverOptions) {
-    const { heap, frames, units, domains, deviceTlbs = [], quarantines = 0 } = options;
+    const { heap, frames, units, domains, quarantines = 0 } = options;
     this.units = units;
     // One table serves every unit: 4 levels where all can walk them (as Xen has it), else what they have in common.
     const levels = [4, 3, 5].find((level) => units.every((unit) => unit.capabilities.levels.includes(level)));
@@ -87,8 +87,8 @@ export class IommuDriver {
       frames,
       units: units.length,
       levels,
-      deviceTlbUnits: units.map((unit) => deviceTlbs.length > 0 && unit.capabilities.deviceTlb),
-      deviceTlbs,
+      deviceTlbUnits: units.map((unit) => options.deviceTlbs !== undefined && unit.capabilities.deviceTlb),
+      deviceTlbs: options.deviceTlbs ?? [],
     });
     this.flush = new FlushEngine(
       {

@@ -6,7 +6,7 @@ import { FrameTable } from '../../../machine/frame-table.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, parseSbdf, type Sbdf, type UnitIndex, type Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
-import { Clock, IommuDriver } from '../../../passthrough/driver/index.ts';
+import { Clock, type DeviceTlb, IommuDriver } from '../../../passthrough/driver/index.ts';
 import { DmaInFlight } from '../../../passthrough/hardware/dma.ts';
 import {
   Adversary,
@@ -19,7 +19,12 @@ import {
   Register,
   VtdUnit,
 } from '../../../passthrough/hardware/index.ts';
-import { contextCacheDescriptor, iotlbDescriptor, waitDescriptor } from '../../../passthrough/hardware/layouts.ts';
+import {
+  contextCacheDescriptor,
+  deviceTlbDescriptor,
+  iotlbDescriptor,
+  waitDescriptor,
+} from '../../../passthrough/hardware/layouts.ts';
 import type { AccessChange, Flush, FlushPolicy, Release } from '../../../passthrough/policy/index.ts';
 import { answers } from '../hardware/tables.ts';
 
@@ -39,6 +44,7 @@ export interface DriverRigOptions {
   readonly ledgerCapacity?: number;
   readonly mayEntries?: number;
   readonly release?: Release;
+  readonly deviceTlbs?: readonly DeviceTlb[];
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
   /** Asked besides: a policy that ships. */
   readonly policy?: FlushPolicy;
@@ -104,6 +110,7 @@ export class DriverRig {
       release: options.release ?? 'afterFlush',
       superpages: options.superpages ?? false,
       reclaimTables: options.reclaimTables ?? false,
+      ...(options.deviceTlbs ? { deviceTlbs: options.deviceTlbs } : {}),
     });
   }
 
@@ -185,6 +192,10 @@ function descriptorText(words: readonly number[]): string {
     const of = decode(contextCacheDescriptor, words);
     const by = ['reserved', 'global', 'domain', 'device'][of.granularity];
     return `context ${by} did ${of.domainId} source ${of.sourceId.toString(16)}`;
+  }
+  if (type === 3) {
+    const of = decode(deviceTlbDescriptor, words);
+    return `device-tlb ${of.sourceId.toString(16)} ${of.size ? 'sized ' : ''}${of.address.toString(16)}`;
   }
   const of = decode(iotlbDescriptor, words);
   const parts = [`iotlb ${GRANULARITY[of.granularity]} did ${of.domainId}`];
