@@ -9,11 +9,11 @@ import { Register, type VtdUnit } from '../hardware/index.ts';
 import type { FlushPolicy, Release } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
 import { Contexts, type DeviceTlb } from './contexts.ts';
-import { DeviceTables } from './device-tables.ts';
 import { DomainIds, isQuarantine, quarantineIndex } from './domain-ids.ts';
-import { FlushEngine } from './flush-engine.ts';
+import { FlushEngine } from './flush/flush-engine.ts';
 import { QuarantineTables } from './quarantine.ts';
-import { leafLevel, TableChanges } from './table-changes.ts';
+import { DeviceTables } from './tables/device-tables.ts';
+import { leafLevel, TableChanges } from './tables/table-changes.ts';
 
 export interface IommuDriverOptions {
   readonly heap: Heap;

@@ -94,10 +94,10 @@ export class AssignmentMachine {
   release(domain: number): [number, string] {
     this.#sent = [];
     const { machine } = this;
-    const { parts, access, control, config } = machine;
+    const { parts } = machine;
     const record = parts.pending.open(CPU, 1, domain, 0);
     for (let phase = 0; phase !== Step.done; ) {
-      const next = releaseDevices({ parts, access, control, config }, CPU, domain as Domid, phase);
+      const next = releaseDevices(machine.context, CPU, domain as Domid, phase);
       if (next !== Step.blocked) phase = next;
       else for (const unit of machine.units) while (unit.step());
     }

@@ -4,12 +4,12 @@
 // A change writes the tables and remembers what it did, until the next one. What units may have cached of it is the
 // flush engine's business, and so is the end of the tables that it took out: they must outlive what is cached.
 
-import { Errno } from '../../machine/errno.ts';
-import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Domid } from '../../machine/ids.ts';
-import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from '../hardware/walk.ts';
-import type { Structure } from '../policy/flush-policy.ts';
+import { Errno } from '../../../machine/errno.ts';
+import { type Dfn, type Mfn, pagesOf } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from '../../hardware/walk.ts';
+import type { Structure } from '../../policy/flush-policy.ts';
 import type { DeviceTables } from './device-tables.ts';
 
 // What a change did to the tables; of several the last in this order is told.

@@ -3,12 +3,12 @@
 // Table pages are frames of the machine's allocator, owned by the hypervisor. How leaves change, and what becomes of
 // the tables around them, is table-changes.ts.
 
-import { Errno } from '../../machine/errno.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
-import type { Domid } from '../../machine/ids.ts';
-import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf, tableIndex } from '../hardware/walk.ts';
+import { Errno } from '../../../machine/errno.ts';
+import type { Dfn, Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf, tableIndex } from '../../hardware/walk.ts';
 import { TablePages } from './table-pages.ts';
 
 /** Bits of a second-level entry that say what a device may do. */

@@ -7,11 +7,11 @@
 // A table that was taken out is a record, too: it is freed when an invalidation has reached what led to it, whatever
 // the release, and nothing else waits for it.
 
-import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
-import type { Domid } from '../../machine/ids.ts';
-import { highWord, joinWords } from '../../machine/wide.ts';
-import type { Clock } from './clock.ts';
+import { type Dfn, type Mfn, pagesOf } from '../../../machine/frame-number.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { highWord, joinWords } from '../../../machine/wide.ts';
+import type { Clock } from '../clock.ts';
 import { PendingCounts } from './pending-counts.ts';
 
 // A queue: positions of its first record, of the one after its last, and of the first that may hold a completion which

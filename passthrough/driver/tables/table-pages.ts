@@ -4,11 +4,11 @@
 // same rights. So whether a table is empty, or says what one larger leaf would say, is known without reading it. (Xen
 // keeps marks in ignored bits of the entries to the same end: pt-contig-markers.h. Here a unit would see them written.)
 
-import type { Mfn } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
-import { DOMID_XEN } from '../../machine/ids.ts';
-import { ENTRY_PERMISSIONS, ENTRY_SUPERPAGE, entryFrame, isLeaf } from '../hardware/walk.ts';
+import type { Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import { DOMID_XEN } from '../../../machine/ids.ts';
+import { ENTRY_PERMISSIONS, ENTRY_SUPERPAGE, entryFrame, isLeaf } from '../../hardware/walk.ts';
 
 const PRESENT = 1;
 const PRESENT_MASK = 0xffff;
