@@ -328,8 +328,8 @@ export class FlushEngine {
   }
 
   /**
-   * As a policy asked, step by step. Context entries are never left half done; and device TLBs may be told only when the IOTLB, from which they would
-   * fill themselves again, is clean. VT-d 6.5.2.5.
+   * As a policy asked, step by step. Context entries are never left half done; and device TLBs may be told only when
+   * the IOTLB, from which they would fill themselves again, is clean. VT-d 6.5.2.5.
    */
   #isAwaitedAtOnce(unit: number, kind: number, domain: number): boolean {
     if ((kind & AWAITED_ALONE) !== 0 || (kind & 0xff) >= CONTEXT_OF) return true;

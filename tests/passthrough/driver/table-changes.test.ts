@@ -175,7 +175,7 @@ describe('splitting', () => {
       [FRAME + 1, 1],
       [9, 3],
     ]);
-    expect(rig.finish()).toEqual([PAGE(513), PAGE(514), WAIT]);
+    expect(rig.finish()).toEqual([PAGE(513), WAIT, PAGE(514), WAIT]);
   });
 
   test('a page in 1 GiB: two tables at once; a block of pages and 2 MiB too', () => {
@@ -189,7 +189,7 @@ describe('splitting', () => {
     expect(rig.allocated - before).toBe(3);
     expect(unmap(2048, 9)).toBe(512);
     expect(rig.allocated - before).toBe(3);
-    expect(rig.finish()).toEqual([PAGE(5), PAGE(1024, 2), PAGE(2048, 9), WAIT]);
+    expect(rig.finish()).toEqual([PAGE(5), WAIT, PAGE(1024, 2), WAIT, PAGE(2048, 9), WAIT]);
   });
 
   test('without memory for the table nothing happens', () => {
