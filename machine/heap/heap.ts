@@ -278,6 +278,15 @@ export class Heap {
     return (this.#logged - this.#positions[this.#marks.indexOf(mark)]!) / 2;
   }
 
+  /** Calls `visit` with the block of each write since the mark, in order; blocks of transient arrays may be missing. */
+  eachBlockWrittenSince(mark: Mark, visit: (block: number) => void): void {
+    const log = this.#log;
+    for (let at = this.#positions[this.#marks.indexOf(mark)]!; at < this.#logged; at += 2) {
+      const address = log[at]!;
+      if ((address & IN_BLOCK) !== 0) visit((address & ~IN_BLOCK) >>> BLOCK_SHIFT);
+    }
+  }
+
   /** Names of the segments in which words were written since the mark; of transient ones, those that differ from it. */
   segmentsSince(mark: Mark): ReadonlySet<string> {
     const names = new Set<string>();

@@ -116,6 +116,22 @@ describe('marks', () => {
     expect(heap.wordsSince(mark)).toBe(0);
   });
 
+  test('name the blocks written since, in order', () => {
+    const heap = new Heap();
+    const { base } = heap.reserve('words', 4);
+    heap.reserveBlocks('contents', 3);
+    heap.mark();
+    heap.writeBlock(0, 0, 1);
+    const mark = heap.mark();
+    heap.write(base, 1);
+    heap.writeBlock2(2, 6, 1, 2);
+    heap.writeBlock(1, 1023, 5);
+    heap.writeBlock(1, 1023, 5);
+    const blocks: number[] = [];
+    heap.eachBlockWrittenSince(mark, (block) => blocks.push(block));
+    expect(blocks).toEqual([2, 2, 1]);
+  });
+
   test('hold more writes than the log had room for at first', () => {
     const heap = new Heap();
     const { base } = heap.reserve('many', 20_000);
