@@ -1,6 +1,6 @@
 // Recordings in files: plain text or gzip, told apart by content.
 
-import { createGunzip } from 'node:zlib';
+import { createGunzip, gunzipSync } from 'node:zlib';
 import { parseRecording, type Recording } from '../conform/recording/recording.ts';
 
 /** Bytes that a compressed recording may grow to. */
@@ -12,8 +12,19 @@ const TEXT_LIMIT_BYTES = 400 * 1024 * 1024;
  */
 export async function recordingFromBytes(bytes: Uint8Array, file: string): Promise<Recording> {
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return parseRecording(decode(bytes), file);
+  const whole = inflateWhole(bytes);
+  if (whole !== null) return parseRecording(decode(whole), file);
   const { text, ending } = await inflate(bytes);
   return parseRecording(text, file, ending);
+}
+
+/** All of it at once, which is the fast way; null when that fails. */
+function inflateWhole(bytes: Uint8Array): Uint8Array | null {
+  try {
+    return gunzipSync(bytes, { maxOutputLength: TEXT_LIMIT_BYTES });
+  } catch {
+    return null;
+  }
 }
 
 const decode = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);

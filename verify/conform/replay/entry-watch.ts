@@ -13,6 +13,8 @@ interface Watched {
   readonly frames: number;
   shared: readonly number[];
   status: readonly number[];
+  /** The address at which the recorder has a window to the statuses; without one they are 0 to it. */
+  statusWindow: number | null;
   refsPerFrame: number;
   /** As seen last, by ref: flags, and status above them. */
   readonly seen: Uint32Array;
@@ -32,7 +34,16 @@ export class EntryWatch {
   /** From now on the entries in the first `frames` frames of a domain's table are watched. */
   watch(domain: number, frames: number): void {
     const seen = new Uint32Array(REFS);
-    const watched = { domain, frames, shared: [], status: [], refsPerFrame: 512, seen, isChanged: true };
+    const watched = {
+      domain,
+      frames,
+      shared: [],
+      status: [],
+      statusWindow: null,
+      refsPerFrame: 512,
+      seen,
+      isChanged: true,
+    };
     this.#watched.set(domain, watched);
     this.tablesChanged(domain);
     this.#changesOf(watched);
@@ -53,6 +64,16 @@ export class EntryWatch {
     watched.status = status;
     watched.refsPerFrame = this.#probe.refsPerFrame(domain);
     for (const frame of [...watched.shared, ...status]) this.#tableOf.set(frame, watched);
+  }
+
+  /** The recorder maps a domain's frame at an address, or drops what is there. */
+  windowMoved(address: number, domain: number, frame: number | null): void {
+    for (const watched of this.#watched.values()) {
+      const isStatus = watched.domain === domain && frame !== null && watched.status.includes(frame);
+      if (!isStatus && watched.statusWindow !== address) continue;
+      watched.statusWindow = isStatus ? address : null;
+      watched.isChanged = true;
+    }
   }
 
   /** Something was written to a frame. */
@@ -79,7 +100,8 @@ export class EntryWatch {
   }
 
   #changesOf(watched: Watched): Change[] {
-    const { domain, shared, status, refsPerFrame: perFrame, seen } = watched;
+    const { domain, shared, refsPerFrame: perFrame, seen } = watched;
+    const status = watched.statusWindow === null ? [] : watched.status;
     const wordsPerEntry = 1024 / perFrame;
     const refs = Math.min(REFS, shared.length * perFrame);
     const changes: Change[] = [];

@@ -13,6 +13,7 @@ type CreateOp = Extract<Op, { op: 'create_domain' }>;
 const HYPERVISOR_FRAMES = 4096;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them. */
 const GFNS = 1 << 17;
+const HANDLES_PER_FRAME = 256;
 /** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
 const IOTLB_ENTRIES = 1024;
 
@@ -43,7 +44,7 @@ export function machineOptions(recording: Recording): MachineOptions {
     frames: ramFrames(config),
     devices,
     units: [{ registers: { cap: wordsOf(config.unit.cap), ecap: wordsOf(config.unit.ecap) } }],
-    grants: { grantFrames: config.gnttab.maxFrames, maptrackFrames: config.gnttab.maxMaptrackFrames },
+    grants: { grantFrames: config.gnttab.maxFrames, maptrackFrames: maptrackFrames(recording) },
     maptrackOrder: 'fifo',
     windowPages: 0,
     gfns: hasHvm ? GFNS : 0,
@@ -69,6 +70,13 @@ export function machineOptions(recording: Recording): MachineOptions {
       hardwareDomain: config.dom0Iommu as 'strict' | 'relaxed' | 'passthrough',
     },
   };
+}
+
+/** Frames of maptrack that a domain may come to need here: a limit that nobody can reach costs no memory. */
+function maptrackFrames({ config, records }: Recording): number {
+  let maps = 0;
+  for (const record of records) if (record.o === 'map') maps += record.ops.length;
+  return Math.min(config.gnttab.maxMaptrackFrames, Math.ceil(maps / HANDLES_PER_FRAME) + 1);
 }
 
 function ramFrames(config: RecordOf<'config'>): number {
@@ -118,7 +126,7 @@ export function domainOp(
     iommu: found.cdf_iommu === 1,
     memory: found.hvm === 1 ? hvmMemory(found) : pvMemory(found, domain === 0 ? config : null),
     grantFrames: found.maxGrantFrames,
-    maptrackFrames: found.maxMaptrackFrames,
+    maptrackFrames: Math.min(found.maxMaptrackFrames, maptrackFrames(recording)),
     grantVersion: version,
     maxPages: found.maxPages,
     hardware: domain === 0,

@@ -37,11 +37,10 @@ const allocated = (frames: readonly number[]) => (frames.length > 0 ? { allocate
 /** Fills a domain's data frames as the recorder had. */
 function fillData(context: ReplayContext, record: RecordOf<'domain'>): void {
   const { len, base } = record.dataFill;
-  const rest = filledHex(0, PAGE_BYTES - len);
   for (const [index, name] of record.data.entries()) {
     const frame = dataFrame(context, record, name);
     if (frame === null) continue;
-    context.step({ op: 'store', frame, offset: 0, bytes: filledHex(base + index, len) + rest });
+    context.step({ op: 'store', frame, offset: 0, bytes: filledHex(base + index, len) });
     context.contents.know(frame);
   }
 }
@@ -83,6 +82,7 @@ export const memoryHandlers: Handlers = {
 
   win(context, { va, frame, dom, rw }) {
     context.windowAt = Number(va);
+    context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
     if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
     else context.step({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
     return undefined;
@@ -107,11 +107,15 @@ export const memoryHandlers: Handlers = {
 
   info: ({ probe }, { d }) => ({ observed: { tot_pages: probe.totalPages(d) } }),
 
-  p2m({ probe }, { d, gfn }) {
-    const frame = probe.isHvm(d) ? probe.frameAtGfn(d, frameOf(gfn)) : null;
-    // dom0 can map none but the domain's own pages.
-    const isOwn = frame !== null && probe.owner(frame) === d;
-    return { observed: { mfn: isOwn ? hexOf(frame) : null } };
+  /** dom0 maps the gfn, and drops it again. */
+  p2m(context, { d, gfn }) {
+    const address = context.windowAt + PAGE_BYTES;
+    const window = { op: 'map_foreign', domain: 0, address, owner: d, writable: false } as const;
+    const { result, frames } = context.step({ ...window, frame: frameOf(gfn) });
+    const [frame] = frames ?? [];
+    if (result !== 0 || frame === undefined) return { observed: { mfn: null } };
+    context.step({ ...window, frame: null });
+    return { observed: { mfn: hexOf(frame) } };
   },
 
   destroydomain(context, { id }) {
