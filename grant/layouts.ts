@@ -11,6 +11,9 @@ export const GTF = {
   reading: 0x0008,
   writing: 0x0010,
   sub_page: 0x0100,
+  /** Of entries of type accept_transfer. */
+  transfer_committed: 0x0004,
+  transfer_completed: 0x0008,
 } as const;
 
 /** Flags of a map operation. Bits 3 and 4 shape the host mapping; bits 16 and above are the guest's own. */
@@ -22,8 +25,23 @@ export const GNTMAP = {
   contains_pte: 16,
 } as const;
 
-/** Version 1 entry: word 0 holds flags (bits 15:0) and domid (31:16), word 1 the frame. 512 entries per frame. */
-export const V1_ENTRIES_PER_FRAME = 512;
+/**
+ * Entries of a shared frame, as a power of two: 512 of 8 bytes (version 1), 256 of 16 bytes (version 2).
+ *
+ * Version 1: word 0 flags (15:0) and domid (31:16), word 1 the frame. Version 2: word 0 likewise; a full page has its
+ * frame in words 2 and 3; a sub-page entry has offset (15:0) and length (31:16) in word 1 beside that; a transitive one
+ * the next domid in word 1 (15:0) and the next ref in word 2.
+ */
+export function entriesShift(version: number): number {
+  return 10 - version;
+}
+
+/** Words of a frame, as a power of two: those of an entry are this less {@link entriesShift}. */
+export const ENTRY_WORDS_SHIFT = 10;
+/** Status words (16 bits, one per ref) of a status frame, as a power of two. */
+export const STATUS_PER_FRAME_SHIFT = 11;
+/** Refs that survive a change of version, and do not hinder it. xen: GNTTAB_NR_RESERVED_ENTRIES. */
+export const RESERVED_ENTRIES = 8;
 
 /** Words of an element of map_grant_ref: 32 bytes. */
 export const MapElement = {
@@ -37,8 +55,26 @@ export const MapElement = {
   busHigh: 7,
 } as const;
 
-/** Words of an element of unmap_grant_ref: 24 bytes. */
+/** Words of an element of unmap_grant_ref: 24 bytes. unmap_and_replace has its new address where this has the bus's. */
 export const UnmapElement = { hostLow: 0, hostHigh: 1, busLow: 2, busHigh: 3, handle: 4, status: 5 } as const;
+
+/** Words of an element of copy: 40 bytes. Each end: ref or frame, then domid (15:0) and offset (31:16). */
+export const CopyElement = {
+  source: 0,
+  destination: 4,
+  lengthAndFlags: 8,
+  status: 9,
+} as const;
+export const CopyEndWords = { low: 0, high: 1, domainAndOffset: 2 } as const;
+
+/** Flags of a copy: which ends are refs. */
+export const GNTCOPY = { source_gref: 1, dest_gref: 2 } as const;
+
+/** Words of an element of transfer: frame, domid, ref; status. */
+export const TransferElement = { frameLow: 0, frameHigh: 1, domain: 2, ref: 3, status: 4 } as const;
+
+/** Words of an element of swap_grant_ref. */
+export const SwapElement = { a: 0, b: 1, status: 2 } as const;
 
 /** The handle that a failed map leaves behind is not written; this one is never valid. */
 export const INVALID_HANDLE = 0xffffffff;
@@ -50,6 +86,9 @@ export const Pin = {
   deviceWrite: { one: 1 << 16, shift: 16 },
   deviceRead: { one: 1 << 24, shift: 24 },
 } as const;
+
+/** One of each kind: {@link pinsAreFull} of this says whether any counter is full. */
+export const ANY_PIN = 0x01010101;
 
 /** A counter with this bit set can take no more: 128 pins of one kind. */
 const PIN_FULL = 0x80;

@@ -22,6 +22,8 @@ export class Maptrack {
   readonly capacity: number;
   readonly #heap: Heap;
   readonly #entries: number;
+  /** Frames that the domain may have. */
+  readonly #limit: number;
   readonly #free: FreeSet | FifoHandles;
 
   constructor(
@@ -32,17 +34,29 @@ export class Maptrack {
     this.#heap = heap;
     const name = `domain ${options.domain} maptrack`;
     this.#entries = heap.reserve(name, Math.max(1, this.capacity) * RECORD_WORDS).base;
+    this.#limit = heap.reserve(`${name}: limit`, 1).base;
     this.#free =
       options.order === 'lowest-free'
         ? new FreeSet(heap, `${name}: handles`, Math.max(0, this.capacity - 1))
-        : new FifoHandles(heap, name, this.#entries, options.frames, options.vcpus);
+        : new FifoHandles(heap, name, this.#entries, this.#limit, options.vcpus);
+  }
+
+  /** Lets the domain have this many frames of handles, at most those that there are. */
+  allow(frames: number): void {
+    this.#heap.write(this.#limit, frames);
   }
 
   /** A free handle; -1 when there is none. It is not live until it is set. */
   take(vcpu: number): MaptrackHandle | -1 {
     const free = this.#free;
-    const handle = free instanceof FreeSet ? (this.capacity === 0 ? -1 : free.takeLowest()) : free.take(vcpu);
-    return handle as MaptrackHandle | -1;
+    return (free instanceof FreeSet ? this.#takeLowest(free) : free.take(vcpu)) as MaptrackHandle | -1;
+  }
+
+  #takeLowest(free: FreeSet): number {
+    const handle = this.capacity === 0 ? -1 : free.takeLowest();
+    if (handle < 0 || handle < this.#heap.words[this.#limit]! * HANDLES_PER_FRAME - 1) return handle;
+    free.put(handle);
+    return -1;
   }
 
   /** Makes a handle live that `vcpu` took. */
@@ -81,6 +95,18 @@ export class Maptrack {
     return (this.#heap.words[this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU]! & 0xffff) as Domid;
   }
 
+  /** Forgets every handle, live or free: the domain is no more. */
+  clear(): void {
+    for (let handle = 0; handle < this.capacity; handle += 1) {
+      const entry = this.#entries + handle * RECORD_WORDS;
+      this.#heap.write3(entry, 0, 0, 0);
+      this.#heap.write(entry + NEXT, 0);
+      if (this.#free instanceof FreeSet && handle < this.#free.size && this.#free.has(handle)) this.#free.put(handle);
+    }
+    if (!(this.#free instanceof FreeSet)) this.#free.clear();
+    this.#heap.write(this.#limit, 0);
+  }
+
   /** Live handles, lowest first. O(capacity). */
   live(): MaptrackHandle[] {
     const found: MaptrackHandle[] = [];
@@ -92,22 +118,29 @@ export class Maptrack {
 
 /**
  * Xen's free lists: one per virtual CPU, first in first out, the last entry kept as its end; a new frame when a list
- * runs dry: its first handle is returned, the others go in front of what is left.
+ * runs dry: its first handle is returned, the others go in front of what is left. When no frame can be added, handles
+ * come from the lists of others. xen: get_maptrack_handle, steal_maptrack_handle.
  */
 class FifoHandles {
   readonly #heap: Heap;
   readonly #entries: number;
-  readonly #framesMax: number;
+  readonly #limit: number;
+  readonly #vcpus: number;
   /** Per virtual CPU: head + 1, tail + 1. Last word: frames in use. */
   readonly #lists: number;
   readonly #frames: number;
 
-  constructor(heap: Heap, name: string, entries: number, framesMax: number, vcpus: number) {
+  constructor(heap: Heap, name: string, entries: number, limit: number, vcpus: number) {
     this.#heap = heap;
     this.#entries = entries;
-    this.#framesMax = framesMax;
+    this.#limit = limit;
+    this.#vcpus = vcpus;
     this.#lists = heap.reserve(`${name}: free lists`, vcpus * 2 + 1).base;
     this.#frames = this.#lists + vcpus * 2;
+  }
+
+  clear(): void {
+    for (let word = this.#lists; word <= this.#frames; word += 1) this.#heap.write(word, 0);
   }
 
   #next(handle: number): number {
@@ -115,16 +148,27 @@ class FifoHandles {
   }
 
   take(vcpu: number): number {
+    const own = this.#takeFrom(vcpu);
+    if (own >= 0) return own;
+    return this.#heap.words[this.#frames] === this.#heap.words[this.#limit] ? this.#steal(vcpu) : this.#addFrame(vcpu);
+  }
+
+  /** The head of a list, unless it is its end. */
+  #takeFrom(vcpu: number): number {
     const heap = this.#heap;
     const list = this.#lists + vcpu * 2;
     const head = heap.words[list]! - 1;
-    if (head >= 0 && heap.words[list]! !== heap.words[list + 1]!) {
-      heap.write(list, heap.words[this.#next(head)]!);
-      heap.write(this.#next(head), 0);
-      return head;
-    }
+    if (head < 0 || heap.words[list] === heap.words[list + 1]) return -1;
+    heap.write(list, heap.words[this.#next(head)]!);
+    heap.write(this.#next(head), 0);
+    return head;
+  }
+
+  #addFrame(vcpu: number): number {
+    const heap = this.#heap;
+    const list = this.#lists + vcpu * 2;
+    const head = heap.words[list]! - 1;
     const frames = heap.words[this.#frames]!;
-    if (frames === this.#framesMax) return -1;
     heap.write(this.#frames, frames + 1);
     const first = frames * HANDLES_PER_FRAME;
     const last = first + HANDLES_PER_FRAME - 1;
@@ -133,6 +177,27 @@ class FifoHandles {
     heap.write(list, first + 2);
     if (head < 0) heap.write(list + 1, last + 1);
     return first;
+  }
+
+  /** From any list, and once more for the end of its own if the virtual CPU never had one. */
+  #steal(vcpu: number): number {
+    const list = this.#lists + vcpu * 2;
+    if (this.#heap.words[list] === 0) {
+      const end = this.#takeFromAny();
+      if (end < 0) return -1;
+      this.#heap.write(list, end + 1);
+      this.#heap.write(list + 1, end + 1);
+    }
+    return this.#takeFromAny();
+  }
+
+  /** Xen begins at a random virtual CPU; here the lowest comes first. */
+  #takeFromAny(): number {
+    for (let victim = 0; victim < this.#vcpus; victim += 1) {
+      const handle = this.#takeFrom(victim);
+      if (handle >= 0) return handle;
+    }
+    return -1;
   }
 
   put(handle: number, vcpu: number): void {

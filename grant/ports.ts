@@ -3,6 +3,7 @@
 import type { Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import type { Progress } from '../machine/pending.ts';
+import type { GrantStatus } from './status.ts';
 
 /** What grant operations need to know of a domain. */
 export interface DomainView {
@@ -10,6 +11,35 @@ export interface DomainView {
   readonly kind: 'pv' | 'hvm';
   /** Grants that a PV domain maps must reach its devices. xen: gnttab_need_iommu_mapping. */
   readonly syncDevices: boolean;
+  /** Its devices reach its own frames while these are of the type writable. xen: need_iommu_pt_sync, XSA-288. */
+  readonly syncOwnFrames: boolean;
+  /** May act on any domain's grant table. */
+  readonly privileged: boolean;
+  /** It was destroyed; what others hold of it remains. */
+  readonly dying: boolean;
+}
+
+/** References to frames, and what follows from the first and the last of them. */
+export interface PageReferences {
+  /**
+   * Takes references to a frame, and to its writable type. False, and none taken, when it is put to another use or
+   * memory for device tables is exhausted. The owner's devices follow the type.
+   */
+  take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
+  /** Drops them. A frame without references goes back to the free ones, once nothing cached leads to it. */
+  drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): void;
+}
+
+/** Frames that change hands for good. */
+export interface PageMoves {
+  /** Takes a frame from its owner, who must be the only one to hold it. The status that refuses it; or okay. */
+  steal(vcpu: Vcpu, owner: Domid, low: number, high: number): GrantStatus;
+  /** Whether a domain can take one frame more. */
+  hasRoom(domain: Domid): boolean;
+  /** Gives a stolen frame to a domain; an HVM one sees it at the gfn. */
+  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number): void;
+  /** A stolen frame that nobody gets goes back to the free ones. */
+  discard(vcpu: Vcpu, frame: Mfn): void;
 }
 
 /** Where host mappings of grants go: PTEs of a PV mapper, p2m entries of an HVM one. */
@@ -18,6 +48,19 @@ export interface HostMappings {
   create(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean;
   /** Removes that mapping. False when what is there is not it. */
   destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean;
+  /**
+   * Removes it and puts what is mapped at another address in its place. False when it cannot be done; the other
+   * address may be empty then all the same.
+   */
+  replace(
+    domain: Domid,
+    low: number,
+    high: number,
+    newLow: number,
+    newHigh: number,
+    frame: Mfn,
+    flags: number,
+  ): boolean;
 }
 
 /**

@@ -1,6 +1,7 @@
 // The control state: what is small and rare, as one immutable tree. Each change is a set of patches: the audit journal.
 
 import { type Draft, enablePatches, type Patch, produceWithPatches } from 'immer';
+import type { DomainView } from '../grant/index.ts';
 import type { Capabilities, Release } from '../passthrough/index.ts';
 
 enablePatches();
@@ -9,15 +10,20 @@ enablePatches();
 export interface DomainControl {
   readonly domain: number;
   readonly kind: 'pv' | 'hvm';
-  readonly state: 'alive' | 'crashed';
+  /** `dying`: destroyed, but others still hold frames of it. */
+  readonly state: 'alive' | 'crashed' | 'dying';
   /** Whether it has device tables of its own (xen: CDF_iommu). */
   readonly iommu: boolean;
   /** What its device tables hold: its RAM, or what its kernel's DMA API puts there. */
   readonly deviceTables: 'ram' | 'empty';
   /** Its RAM: first machine frame and number of frames. */
   readonly ram: { readonly first: number; readonly frames: number };
+  /** The hardware domain: privileged, and the owner of devices that nobody else has (xen: is_hardware_domain). */
+  readonly hardware: boolean;
+  /** Frames of RAM that it may have. */
+  readonly maxPages: number;
   /** What the grant tables need to know of it. */
-  readonly grantView: { readonly kind: 'pv' | 'hvm'; readonly syncDevices: boolean };
+  readonly grantView: DomainView;
   /** Why it crashed. */
   readonly reason?: string;
 }
@@ -25,13 +31,20 @@ export interface DomainControl {
 export interface DeviceControl {
   readonly device: string;
   readonly unit: number;
-  /** The domain that it is assigned to; null: to none, and its DMA is blocked. */
+  /**
+   * The domain that has it, the hardware domain included; DOMID_IO (0x7ff1): it is in quarantine; null: it is nobody's,
+   * and its DMA is blocked.
+   */
   readonly owner: number | null;
+  /** A guest's device: its place among those of its owner, 0 the last to come. */
+  readonly place: number;
 }
 
 export interface Control {
   readonly domains: readonly (DomainControl | null)[];
   readonly devices: readonly DeviceControl[];
+  /** The domain that has every device which is not a guest's; null on a machine without one. */
+  readonly hardwareDomain: number | null;
   readonly units: readonly { readonly unit: number; readonly capabilities: Capabilities }[];
   readonly policy: { readonly name: string; readonly release: Release };
 }
@@ -47,6 +60,8 @@ export interface ControlChange {
 export class ControlState {
   /** What the grant tables need to know of each domain, by domid: they ask at every turn. */
   grantViews: readonly (DomainControl['grantView'] | null)[] = [];
+  /** Whether some domain is dying. */
+  anyDying = false;
   #root: Control;
   /** Every change so far, oldest first. */
   readonly journal: ControlChange[] = [];
@@ -64,6 +79,7 @@ export class ControlState {
   set root(root: Control) {
     this.#root = root;
     this.grantViews = root.domains.map((domain) => domain?.grantView ?? null);
+    this.anyDying = root.domains.some((domain) => domain?.state === 'dying');
   }
 
   change(what: string, recipe: (draft: Draft<Control>) => void): void {

@@ -9,7 +9,7 @@ import type { FlushEngine, IommuDriver } from '../passthrough/index.ts';
 import type { Parts } from './parts.ts';
 
 /** What a held-back completion is about. */
-export const Completion = { grant: 1, dmaRange: 2 } as const;
+export const Completion = { grant: 1, dmaRange: 2, frame: 3 } as const;
 
 /** Told when something that was mapped for devices becomes reusable. */
 export interface ReleaseObserver {
@@ -84,18 +84,24 @@ export class DriverAccess implements DeviceAccess {
     this.#flush.hold(vcpu, Completion.dmaRange, domain, dfn, highWord(dfn), order, 0);
   }
 
+  /** A frame without references goes back to the free ones, once what was removed before is flushed. */
+  freeFrame(vcpu: Vcpu, frame: Mfn): void {
+    if (this.holdsBack(vcpu)) this.#flush.hold(vcpu, Completion.frame, frame, 0, 0, 0, 0);
+    else this.#parts.frames.free(frame);
+  }
+
   completeOne(vcpu: Vcpu): Progress {
-    if (this.#completeOf(vcpu)) return Progress.more;
+    if (this.#completeOf(vcpu, vcpu)) return Progress.more;
     // A flush covers what idle CPUs removed, too, and they would not come to it before their next operation.
     const { pending } = this.#parts;
     for (let other = 0; other < pending.vcpus; other += 1) {
-      if (other !== vcpu && pending.isIdle(other) && this.#completeOf(other)) return Progress.more;
+      if (other !== vcpu && pending.isIdle(other) && this.#completeOf(other, vcpu)) return Progress.more;
     }
     return Progress.done;
   }
 
-  /** Lets a held-back end happen that is ready in a CPU's queue. False when none is. */
-  #completeOf(vcpu: number): boolean {
+  /** Lets a held-back end happen that is ready in a CPU's queue, on the CPU `by`. False when none is. */
+  #completeOf(vcpu: number, by: Vcpu): boolean {
     const flush = this.#flush;
     const { ledger } = flush;
     const record = ledger.ready(vcpu, flush.release === 'onReturn');
@@ -104,12 +110,13 @@ export class DriverAccess implements DeviceAccess {
     const b = ledger.completionArgument(record, 1);
     const c = ledger.completionArgument(record, 2);
     const d = ledger.completionArgument(record, 3);
-    if (ledger.completionKind(record) === Completion.dmaRange) {
-      this.observer?.released(a, joinWords(b, c) as Dfn, d);
-    } else {
-      completeGrant(this.grants!, a, b, c, d as Mfn, ledger.completionArgument(record, 4) as Domid);
-    }
+    const mapper = ledger.completionArgument(record, 4) as Domid;
+    const kind = ledger.completionKind(record);
+    // Before the completion happens: it may itself remove something, and hold back what follows from that.
     ledger.completed(vcpu, record);
+    if (kind === Completion.dmaRange) this.observer?.released(a, joinWords(b, c) as Dfn, d);
+    else if (kind === Completion.frame) this.#parts.frames.free(a as number as Mfn);
+    else completeGrant(this.grants!, by, a, b, c, d as Mfn, mapper);
     return true;
   }
 }

@@ -4,9 +4,13 @@ import { Errno } from '../machine/errno.ts';
 import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
 import { FrameType } from '../machine/frame-table.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
-import type { ControlState } from './control.ts';
+import { wideHigh, wideLow } from '../machine/wide.ts';
+import type { ControlState, DomainControl } from './control.ts';
+import type { MemoryLayout } from './door/memory-op.ts';
 import type { Op, OpResult } from './door/op.ts';
 import { P2mType } from './memory/p2m.ts';
+import { Pte, PV_WINDOW_BASE, tableType } from './memory/pv-tables.ts';
+import { adoptDevices } from './operations/adopt-devices.ts';
 import type { MachineConfig } from './options.ts';
 import type { Parts } from './parts.ts';
 
@@ -16,82 +20,230 @@ interface Machine {
   readonly parts: Parts;
 }
 
+type CreateDomain = Extract<Op, { op: 'create_domain' }>;
+
+const BUILDER = 0 as Vcpu;
+
 /**
  * Builds a domain. A PV domain's frames are in its device tables 1:1 if and only if their type is writable, which is
  * what XSA-288 settled; so not those that become page tables. An HVM domain's are there by gfn. `deviceTables: 'empty'`
  * leaves them out: then a kernel's DMA API (dma_map) alone decides what devices reach.
  */
-export function createDomain(machine: Machine, op: Extract<Op, { op: 'create_domain' }>): OpResult {
+export function createDomain(machine: Machine, op: CreateDomain): OpResult {
   const { config, control, parts } = machine;
-  const domain = op.domain as Domid;
-  if (!Number.isInteger(op.domain) || op.domain < 0 || op.domain >= config.domains) {
-    throw new RangeError(`domain ${op.domain}: expected 0 to ${config.domains - 1} (option domains)`);
-  }
-  const count = op.frames ?? 0;
-  if (!Number.isInteger(count) || count < 0) throw new RangeError(`frames ${count}: expected a count`);
-  if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
+  check(op, config);
   if (control.root.domains[op.domain]) return { result: Errno.EEXIST };
-  const tables = op.kind === 'pv' ? parts.windows.tables : 0;
-  if (op.kind === 'hvm' && count > config.gfns) return { result: Errno.EINVAL };
+  if (op.kind === 'hvm' && (op.frames ?? 0) > config.gfns) return { result: Errno.EINVAL };
   const mark = parts.heap.mark();
-  const first = build(machine, domain, op, tables);
+  const first = new Builder(machine, op).build();
   if (first < 0) {
     parts.heap.rollback(mark);
     parts.heap.release(mark);
-    return { result: Errno.ENOMEM };
+    return { result: first };
   }
   parts.heap.release(mark);
   control.change(`domain ${op.domain} created`, (draft) => {
-    const iommu = op.iommu ?? false;
-    draft.domains[op.domain] = {
-      domain: op.domain,
-      kind: op.kind,
-      state: 'alive',
-      iommu,
-      deviceTables: op.deviceTables ?? 'ram',
-      ram: { first, frames: count },
-      grantView: { kind: op.kind, syncDevices: iommu && op.kind === 'pv' },
-    };
+    draft.domains[op.domain] = domainControl(op, config, first);
   });
-  return { result: 0 };
+  return { result: op.hardware ? adoptDevices(machine, op.domain as Domid) : 0 };
 }
 
-/** @returns the first frame of RAM, -1 when memory is exhausted. */
-function build(machine: Machine, domain: Domid, op: Extract<Op, { op: 'create_domain' }>, tables: number): number {
-  const { parts } = machine;
-  if (op.iommu && parts.driver.tables.create(domain) < 0) return -1;
-  if (parts.grants.grow(domain, machine.config.grants.grantFrames) < 0) return -1;
-  for (let index = 0; index < tables; index += 1) {
-    const frame = parts.frames.allocate(domain);
-    if (frame < 0) return -1;
-    parts.frames.getType(frame as Mfn, FrameType.l1PageTable);
-    parts.windows.addTable(domain, index, frame as Mfn);
+function check(op: CreateDomain, config: MachineConfig): void {
+  if (!Number.isInteger(op.domain) || op.domain < 0 || op.domain >= config.domains) {
+    throw new RangeError(`domain ${op.domain}: expected 0 to ${config.domains - 1} (option domains)`);
   }
-  // RAM first, in one piece, and only then the tables that let devices reach it.
-  const ram: Mfn[] = [];
-  for (let page = 0; page < (op.frames ?? 0); page += 1) {
-    const frame = parts.frames.allocate(domain);
-    if (frame < 0) return -1;
-    ram.push(frame as Mfn);
-  }
-  const isMapped = ram.every((frame, page) => addPage(parts, domain, op, page, frame));
-  return isMapped ? (ram[0] ?? 0) : -1;
+  const frames = op.frames ?? 0;
+  if (!Number.isInteger(frames) || frames < 0) throw new RangeError(`frames ${frames}: expected a count`);
+  if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
+  if (op.frames !== undefined && op.memory) throw new TypeError('frames, memory: expected one of the two');
 }
 
-function addPage(
-  parts: Parts,
-  domain: Domid,
-  op: Extract<Op, { op: 'create_domain' }>,
-  page: number,
-  frame: Mfn,
-): boolean {
-  if (op.kind === 'hvm') parts.p2m.set(domain, page as Gfn, frame, P2mType.ram);
-  else {
+function domainControl(op: CreateDomain, config: MachineConfig, first: number): DomainControl {
+  const iommu = op.iommu ?? false;
+  const hardware = op.hardware ?? false;
+  const deviceTables = op.deviceTables ?? 'ram';
+  // Of a hardware domain that is not confined, all memory is mapped once and for all, or nothing is translated.
+  const syncs = iommu && op.kind === 'pv' && !(hardware && config.iommu.hardwareDomain !== 'strict');
+  return {
+    domain: op.domain,
+    kind: op.kind,
+    state: 'alive',
+    iommu,
+    hardware,
+    deviceTables,
+    ram: { first, frames: op.frames ?? 0 },
+    maxPages: op.maxPages ?? 0xffffffff,
+    grantView: {
+      kind: op.kind,
+      syncDevices: syncs,
+      syncOwnFrames: syncs && deviceTables === 'ram',
+      privileged: hardware,
+      dying: false,
+    },
+  };
+}
+
+/** One domain in the making. Methods give a negative errno where memory is exhausted or a limit passed. */
+class Builder {
+  readonly #parts: Parts;
+  readonly #config: MachineConfig;
+  readonly #op: CreateDomain;
+  readonly #domain: Domid;
+
+  constructor(machine: Machine, op: CreateDomain) {
+    this.#parts = machine.parts;
+    this.#config = machine.config;
+    this.#op = op;
+    this.#domain = op.domain as Domid;
+  }
+
+  /** @returns the first frame of RAM; a negative errno. */
+  build(): number {
+    const { grants, driver } = this.#parts;
+    const limits = this.#config.grants;
+    if (this.#op.iommu && driver.tables.create(this.#domain) < 0) return Errno.ENOMEM;
+    const made = grants.create(this.#domain, {
+      grantFrames: this.#op.grantFrames ?? limits.grantFrames,
+      maptrackFrames: this.#op.maptrackFrames ?? limits.maptrackFrames,
+      version: this.#op.grantVersion ?? limits.version,
+      ...(this.#op.memory?.grantFrames ? { allocate: this.#op.memory.grantFrames } : {}),
+    });
+    if (made !== 0) return made;
+    const { memory } = this.#op;
+    if (!memory) return this.#plain();
+    const first = this.#op.kind === 'hvm' ? this.#translated(memory) : this.#paravirtual(memory);
+    return first < 0 ? first : this.#identity(memory) ? first : Errno.ENOMEM;
+  }
+
+  /** Without a layout: a window for host mappings, and RAM in one piece. */
+  #plain(): number {
+    const { frames, grants } = this.#parts;
+    if (grants.grow(this.#domain, this.#op.grantFrames ?? this.#config.grants.grantFrames) < 0) return Errno.ENOMEM;
+    const window = this.#op.kind === 'pv' ? this.#config.windowPages : 0;
+    for (let page = 0; page < window; page += 512) {
+      const address = PV_WINDOW_BASE + page * 4096;
+      if (!this.#coverWith(address, (level) => this.#allocateTable(level))) return Errno.ENOMEM;
+    }
+    const ram: Mfn[] = [];
+    for (let page = 0; page < (this.#op.frames ?? 0); page += 1) {
+      const frame = frames.allocate(this.#domain);
+      if (frame < 0) return Errno.ENOMEM;
+      ram.push(frame as Mfn);
+    }
+    const isMapped = ram.every((frame, page) => this.#addPage(frame, page));
+    return isMapped ? (ram[0] ?? 0) : Errno.ENOMEM;
+  }
+
+  #allocateTable(level: number): number {
+    const frame = this.#parts.frames.allocate(this.#domain);
+    return frame < 0 ? -1 : this.#makeTable(frame as Mfn, level);
+  }
+
+  /** A frame becomes a table that another one, or being pinned, refers to. */
+  #makeTable(frame: Mfn, level: number): number {
+    const { frames } = this.#parts;
+    frames.resetType(frame, FrameType.none);
+    frames.takeReferences(frame, 1, 0);
+    frames.getType(frame, tableType(level));
+    if (level === 4) frames.setPinned(frame, true);
+    return frame;
+  }
+
+  #coverWith(address: number, next: (level: number) => number): boolean {
+    return this.#parts.pvTables.cover(this.#domain, wideLow(address, 'address'), wideHigh(address, 'address'), next);
+  }
+
+  #addPage(frame: Mfn, gfn: number): boolean {
+    const { frames, p2m } = this.#parts;
+    if (this.#op.kind === 'hvm') p2m.set(this.#domain, gfn as Gfn, frame, P2mType.ram);
     // Populating takes and drops a reference to the writable type: the page keeps it, with a count of 0.
-    parts.frames.getType(frame, FrameType.writable);
-    parts.frames.putType(frame);
+    else frames.resetType(frame, FrameType.writable);
+    if (!this.#mapsRam) return true;
+    return this.#mapDevice(this.#op.kind === 'hvm' ? gfn : frame, frame, 3);
   }
-  if (!op.iommu || op.deviceTables === 'empty') return true;
-  const dfn = (op.kind === 'hvm' ? page : frame) as number as Dfn;
-  return parts.driver.map(0 as Vcpu, domain, dfn, frame, 3) === 0;
+
+  get #mapsRam(): boolean {
+    const { iommu, deviceTables, hardware } = this.#op;
+    if (!iommu || deviceTables === 'empty') return false;
+    return !hardware || this.#config.iommu.hardwareDomain === 'strict';
+  }
+
+  #mapDevice(dfn: number, frame: number, rights: number): boolean {
+    return this.#parts.driver.map(BUILDER, this.#domain, dfn as Dfn, frame as Mfn, rights) === 0;
+  }
+
+  /** A translated domain frame by frame: RAM, and pages of the hypervisor's heap that it sees. */
+  #translated(memory: MemoryLayout): number {
+    const { frames, p2m } = this.#parts;
+    for (const [gfn, mfn, count, step] of memory.p2m ?? []) {
+      for (let page = 0; page < count; page += 1) {
+        const frame = (mfn + page * step) as Mfn;
+        const isShared = frames.isAllocated(frame) && frames.owner(frame) === this.#domain && frames.isXenHeap(frame);
+        if (!isShared && frames.allocate(this.#domain, { at: frame }) < 0) return Errno.ENOMEM;
+        if (gfn + page >= p2m.gfns) return Errno.EINVAL;
+        if (!this.#addPage(frame, gfn + page)) return Errno.ENOMEM;
+      }
+    }
+    return memory.p2m?.[0]?.[1] ?? 0;
+  }
+
+  /** A PV domain frame by frame: RAM, the page tables among it, and what they map. */
+  #paravirtual(memory: MemoryLayout): number {
+    const { frames } = this.#parts;
+    for (const frame of memory.heapFrames ?? []) {
+      if (frames.allocate(this.#domain, { at: frame, xenHeap: true }) < 0) return Errno.ENOMEM;
+      frames.getType(frame as Mfn, FrameType.writable);
+    }
+    const tables = new Map((memory.pageTables ?? []).map(([frame, level]) => [frame, level]));
+    for (const [first, last] of memory.ram ?? []) {
+      for (let frame = first; frame <= last; frame += 1) {
+        if (frames.allocate(this.#domain, { at: frame }) < 0) return Errno.ENOMEM;
+        if (!tables.has(frame) && !this.#addPage(frame as Mfn, frame)) return Errno.ENOMEM;
+      }
+    }
+    if (!this.#hookTables(memory, [...tables])) return Errno.EINVAL;
+    return this.#mapPages(memory) ? (memory.ram?.[0]?.[0] ?? 0) : Errno.EINVAL;
+  }
+
+  #hookTables(memory: MemoryLayout, tables: readonly (readonly [number, number])[]): boolean {
+    const left = new Map([1, 2, 3, 4].map((level) => [level, tables.filter(([, of]) => of === level)]));
+    const next = (level: number) => {
+      const frame = left.get(level)!.shift()?.[0];
+      return frame === undefined ? -1 : this.#makeTable(frame as Mfn, level);
+    };
+    for (const [first, last] of memory.mapped ?? []) {
+      const end = Number(last);
+      for (let address = Number(first); address <= end; address += 0x200000) {
+        if (!this.#coverWith(address, next)) return false;
+      }
+    }
+    return true;
+  }
+
+  /** Pages that the tables map, each entry with its references. */
+  #mapPages(memory: MemoryLayout): boolean {
+    const { pvTables, frames } = this.#parts;
+    for (const [start, mfn, count, step, access] of memory.mappings ?? []) {
+      for (let page = 0; page < count; page += 1) {
+        const address = Number(start) + page * 4096;
+        const frame = (mfn + page * step) as Mfn;
+        if (!pvTables.find(this.#domain, wideLow(address, 'address'), wideHigh(address, 'address'))) return false;
+        if (!frames.takeReferences(frame, 1, access === 'rw' ? 1 : 0)) return false;
+        const flags = Pte.present | Pte.user | Pte.accessedDirty | (access === 'rw' ? Pte.writable : 0);
+        pvTables.write(((frame << 12) | flags) >>> 0, frame >>> 20);
+      }
+    }
+    return true;
+  }
+
+  /** A hardware domain's devices reach reserved memory, too, and all of it unless they are confined. */
+  #identity(memory: MemoryLayout): boolean {
+    if (!this.#op.iommu || !this.#op.hardware || this.#config.iommu.hardwareDomain === 'passthrough') return true;
+    return (memory.identity ?? []).every(([first, last, access]) => {
+      const rights = access === 'rw' ? 3 : 1;
+      return (
+        this.#parts.driver.mapRange(BUILDER, this.#domain, first as Dfn, first as Mfn, last - first + 1, rights) === 0
+      );
+    });
+  }
 }

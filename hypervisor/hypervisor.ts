@@ -1,24 +1,38 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type GrantContext, stepMapGrantRef, stepUnmapGrantRef } from '../grant/index.ts';
+import { type GrantContext, stepCopy, stepMapGrantRef, stepTransfer, stepUnmapGrantRef } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
-import { type Domid, parseSbdf, type Vcpu } from '../machine/ids.ts';
+import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
-import { highWord, wideLow, word32 } from '../machine/wide.ts';
+import { highWord, word32 } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
-import { ControlState, type DeviceControl, type DomainControl } from './control.ts';
+import { ControlState, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
+import { findDevice } from './device-owners.ts';
 import { createDomain } from './domain-builder.ts';
-import { mapResults, placeMapElements, placeUnmapElements, unmapResults } from './door/grant-batch.ts';
+import { GrantCalls } from './door/grant-calls.ts';
+import { MemoryCalls } from './door/memory-calls.ts';
 import type { Op, OpResult } from './door/op.ts';
-import { domainWord, isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName } from './door/vcpu-ops.ts';
+import { isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName, vcpuOpCode } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
 import { P2mType } from './memory/p2m.ts';
-import { AssignScratch, stepAssignDevice, stepDeassignDevice, stepTick } from './operations/assign-device.ts';
-import { DmaScratch, type OperationContext, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
+import { PageTypes } from './memory/page-types.ts';
+import { Physmap } from './memory/physmap.ts';
+import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
+import type { OperationContext } from './operations/context.ts';
+import { reapDying, stepDestroyDomain } from './operations/destroy-domain.ts';
+import { DmaScratch, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
+import { stepMapForeign, stepPinTable, stepUnpinTable, stepUpdateVaMapping } from './operations/page-tables.ts';
+import {
+  stepAddToPhysmap,
+  stepDecreaseReservation,
+  stepPopulate,
+  stepRemoveFromPhysmap,
+} from './operations/reservation.ts';
+import { stepTick } from './operations/tick.ts';
 import { configure, type MachineConfig, type MachineOptions } from './options.ts';
 import { makeParts, type Parts } from './parts.ts';
 
@@ -26,6 +40,31 @@ const OKAY: OpResult = Object.freeze({ result: 0 });
 const { done: DONE, blocked: BLOCKED } = Step;
 /** Phase of an operation whose last micro-step is done. */
 const FINISHED = 0xffffffff;
+
+/** The micro-step of each operation that is not about grants. */
+const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcpu: Vcpu, phase: number) => number>>> = {
+  dma_map: stepDmaMap,
+  dma_unmap: stepDmaUnmap,
+  assign_device: stepMoveDevice,
+  deassign_device: stepMoveDevice,
+  tick: stepTick,
+  update_va_mapping: stepUpdateVaMapping,
+  map_foreign: stepMapForeign,
+  pin_table: stepPinTable,
+  unpin_table: stepUnpinTable,
+  decrease_reservation: stepDecreaseReservation,
+  populate_physmap: stepPopulate,
+  increase_reservation: stepPopulate,
+  add_to_physmap: stepAddToPhysmap,
+  remove_from_physmap: stepRemoveFromPhysmap,
+  destroy_domain: stepDestroyDomain,
+};
+const MAP = vcpuOpCode('map_grant_ref');
+const UNMAP = vcpuOpCode('unmap_grant_ref');
+const REPLACE = vcpuOpCode('unmap_and_replace');
+const COPY = vcpuOpCode('copy');
+const TRANSFER = vcpuOpCode('transfer');
+const STEP_OF = VCPU_OPS.map((name) => STEPS[name] ?? null);
 
 export class Hypervisor {
   readonly config: MachineConfig;
@@ -36,6 +75,8 @@ export class Hypervisor {
   readonly #grants: GrantContext;
   readonly #context: OperationContext;
   readonly #dma: DeviceDma;
+  readonly #grantCalls: GrantCalls;
+  readonly #memoryCalls: MemoryCalls;
 
   /** @throws RangeError naming the option that cannot be. */
   constructor(options: MachineOptions = {}) {
@@ -44,32 +85,44 @@ export class Hypervisor {
     const { parts, config } = this;
     this.control = new ControlState({
       domains: new Array<null>(config.domains).fill(null),
-      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null })),
+      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null, place: 0 })),
+      hardwareDomain: null,
       units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities })),
       policy: { name: config.policy.name, release: config.release },
     });
     this.access = new DriverAccess(parts);
-    this.#context = { parts, access: this.access };
+    const { access, control } = this;
+    const view = (domain: Domid) => control.grantViews[domain] ?? null;
+    const crash = (domain: Domid, reason: string) => this.#crash(domain, reason);
+    const pages = new PageTypes(parts, access, view);
+    const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
       frames: parts.frames,
       pending: parts.pending,
       tables: parts.grants,
       batches: parts.batches,
+      claims: parts.claims,
+      rules: config.rules.grants,
+      options: config.grants,
       locks: parts.locks,
       ports: {
-        host: new HostMappingTables(
-          parts,
-          (domain) => this.#domain(domain),
-          (domain, reason) => this.#crash(domain, reason),
-        ),
-        device: this.access,
+        host: new HostMappingTables(parts, pages, physmap, (domain) => this.#domain(domain)),
+        device: access,
+        pages,
+        moves: physmap,
       },
-      domain: (domain) => this.control.grantViews[domain] ?? null,
-      grantedFrame: (granter, frame) => this.#grantedFrame(granter, frame),
+      domain: view,
+      grantedFrame: (granter, low, high) => this.#grantedFrame(granter, low, high),
+      crash,
     };
-    this.access.grants = this.#grants;
+    access.grants = this.#grants;
+    const domain = (id: number) => control.root.domains[id] ?? null;
+    this.#context = { parts, config, control, access, pages, physmap, grants: this.#grants, domain };
+    const alive = (id: number) => this.#aliveDomain(id);
+    this.#grantCalls = new GrantCalls(parts, this.#grants, alive);
+    this.#memoryCalls = new MemoryCalls(parts, this.#grants, alive);
     this.#dma = new DeviceDma(parts, (device) => {
-      const found = this.#device(device);
+      const found = findDevice(control, device);
       return found ? parts.units[found.device.unit]! : null;
     });
   }
@@ -87,12 +140,13 @@ export class Hypervisor {
   }
 
   /** xen: get_paged_frame. A PV granter names machine frames, which must be its own; an HVM one its gfns, plain RAM. */
-  #grantedFrame(granter: Domid, frame: number): number {
+  #grantedFrame(granter: Domid, low: number, high: number): number {
     const { frames, p2m } = this.parts;
+    if (high !== 0) return -1;
     if (this.#domain(granter).kind === 'hvm') {
-      return p2m.type(granter, frame as Gfn) === P2mType.ram ? p2m.frame(granter, frame as Gfn) : -1;
+      return p2m.type(granter, low as Gfn) === P2mType.ram ? p2m.frame(granter, low as Gfn) : -1;
     }
-    return frames.isAllocated(frame) && frames.owner(frame as Mfn) === granter ? frame : -1;
+    return frames.isAllocated(low) && frames.owner(low as Mfn) === granter ? low : -1;
   }
 
   get units(): readonly VtdUnit[] {
@@ -138,45 +192,53 @@ export class Hypervisor {
     switch (op.op) {
       case 'map_grant_ref':
       case 'unmap_grant_ref':
-        return this.#placeBatch(op, vcpu);
+      case 'unmap_and_replace':
+      case 'copy':
+      case 'transfer':
+        return this.#grantCalls.place(op, vcpu);
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
-      case 'assign_device':
-        return this.#placeAssign(op.device, op.domain, vcpu);
-      case 'deassign_device':
-        return this.#placeDeassign(op.device, vcpu);
-      default:
+      case 'assign_device': {
+        const refusal = placeAssign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        return refusal === 0 ? vcpu : { result: refusal };
+      }
+      case 'deassign_device': {
+        const refusal = placeDeassign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        return refusal === 0 ? vcpu : { result: refusal };
+      }
+      case 'tick':
         this.parts.clock.advanceTo(op.nowUs);
         this.#open(op.op, vcpu, 0, 0);
         return vcpu;
+      case 'destroy_domain':
+        return this.#placeDestroy(op.domain, vcpu);
+      default:
+        return this.#memoryCalls.place(op, vcpu);
     }
   }
 
+  /** From here on the domain is dying, and does nothing more. xen: domain_kill. */
+  #placeDestroy(domain: number, vcpu: Vcpu): Vcpu | OpResult {
+    const found = this.control.root.domains[domain];
+    if (!found) return { result: Errno.ESRCH };
+    if (found.hardware) return { result: Errno.EINVAL };
+    if (found.state === 'dying') return OKAY;
+    this.control.change(`domain ${domain} dies`, (draft) => {
+      draft.domains[domain]!.state = 'dying';
+      draft.domains[domain]!.grantView.dying = true;
+    });
+    this.#open('destroy_domain', vcpu, domain, 0);
+    return vcpu;
+  }
+
   #open(name: VcpuOpName, vcpu: Vcpu, domain: number, count: number): Uint32Array {
-    return this.parts.pending.open(vcpu, VCPU_OPS.indexOf(name) + 1, domain, count);
+    return this.parts.pending.open(vcpu, vcpuOpCode(name), domain, count);
   }
 
   #aliveDomain(domain: number): DomainControl | null {
     const found = this.control.root.domains[domain];
     return found && found.state === 'alive' ? found : null;
-  }
-
-  /** The batch goes into guest memory, where the operation reads it and writes its outcome. */
-  #placeBatch(op: Extract<Op, { op: 'map_grant_ref' | 'unmap_grant_ref' }>, vcpu: Vcpu): Vcpu | OpResult {
-    const { pending } = this.parts;
-    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
-    if (!Array.isArray(op.elements)) throw new TypeError(`${op.op}: expected elements`);
-    if (op.elements.length > pending.elementsMax) {
-      throw new RangeError(
-        `batch of ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
-      );
-    }
-    const record = pending.record(vcpu);
-    if (op.op === 'map_grant_ref') placeMapElements(record, op.elements);
-    else placeUnmapElements(record, op.elements);
-    this.#open(op.op, vcpu, op.domain, op.elements.length);
-    return vcpu;
   }
 
   #placeDma(op: Extract<Op, { op: 'dma_map' | 'dma_unmap' }>, vcpu: Vcpu): Vcpu | OpResult {
@@ -195,53 +257,6 @@ export class Hypervisor {
     record[DmaScratch.pages] = op.pages;
     record[DmaScratch.frame] = frame;
     if (op.op === 'dma_map') record[DmaScratch.rights] = op.access === 'rw' ? 3 : 1;
-    return vcpu;
-  }
-
-  #device(name: string): { readonly index: number; readonly device: DeviceControl } | null {
-    const index = this.control.root.devices.findIndex((device) => device.device === name);
-    return index < 0 ? null : { index, device: this.control.root.devices[index]! };
-  }
-
-  #placeAssign(name: string, domain: number, vcpu: Vcpu): Vcpu | OpResult {
-    const target = this.#aliveDomain(domain);
-    if (!target) return { result: Errno.ESRCH };
-    if (!target.iommu) return { result: Errno.EOPNOTSUPP };
-    const found = this.#device(name);
-    if (!found) return { result: Errno.ENODEV };
-    if (found.device.owner !== null || this.#isMoving(name)) return { result: Errno.EBUSY };
-    const record = this.#open('assign_device', vcpu, domain, 0);
-    record[AssignScratch.device] = parseSbdf(name);
-    record[AssignScratch.unit] = found.device.unit;
-    return vcpu;
-  }
-
-  /** Whether some virtual CPU is assigning the device, or taking it away. xen: pcidevs lock. */
-  #isMoving(name: string): boolean {
-    const { pending } = this.parts;
-    const device = parseSbdf(name);
-    for (let vcpu = 0; vcpu < this.config.vcpus; vcpu += 1) {
-      const record = pending.record(vcpu);
-      const op = VCPU_OPS[record[Pending.op]! - 1];
-      if (op !== 'assign_device' && op !== 'deassign_device') continue;
-      if (record[AssignScratch.device] === device) return true;
-    }
-    return false;
-  }
-
-  #placeDeassign(name: string, vcpu: Vcpu): Vcpu | OpResult {
-    const found = this.#device(name);
-    if (!found) return { result: Errno.ENODEV };
-    const { owner, unit } = found.device;
-    if (owner === null) return { result: Errno.EINVAL };
-    if (this.#isMoving(name)) return { result: Errno.EBUSY };
-    const record = this.#open('deassign_device', vcpu, owner, 0);
-    const stays = this.control.root.devices.some(
-      (other) => other.device !== name && other.owner === owner && other.unit === unit,
-    );
-    record[AssignScratch.device] = parseSbdf(name);
-    record[AssignScratch.unit] = unit;
-    record[AssignScratch.leaves] = stays ? 0 : 1;
     return vcpu;
   }
 
@@ -268,20 +283,17 @@ export class Hypervisor {
 
   #advance(code: number, vcpu: Vcpu, phase: number): number {
     switch (code) {
-      case 1:
+      case MAP:
         return stepMapGrantRef(this.#grants, vcpu, phase);
-      case 2:
+      case UNMAP:
+      case REPLACE:
         return stepUnmapGrantRef(this.#grants, vcpu, phase);
-      case 3:
-        return stepDmaMap(this.#context, vcpu, phase);
-      case 4:
-        return stepDmaUnmap(this.#context, vcpu, phase);
-      case 5:
-        return stepAssignDevice(this.#context, vcpu, phase);
-      case 6:
-        return stepDeassignDevice(this.#context, vcpu, phase);
+      case COPY:
+        return stepCopy(this.#grants, vcpu, phase);
+      case TRANSFER:
+        return stepTransfer(this.#grants, vcpu, phase);
       default:
-        return stepTick(this.#context, vcpu, phase);
+        return STEP_OF[code - 1]!(this.#context, vcpu, phase);
     }
   }
 
@@ -306,25 +318,26 @@ export class Hypervisor {
     const domain = record[Pending.domain]!;
     const after = this.control.root.domains[domain];
     pending.close(vcpu);
-    if (name !== 'map_grant_ref' || after?.state !== 'crashed') return outcome;
+    if (this.control.anyDying) reapDying(this.#context);
+    if (after?.state !== 'crashed') return outcome;
     return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }
 
   #outcome(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
-    if (name === 'map_grant_ref') return { result, elements: mapResults(record) };
-    if (name === 'unmap_grant_ref') return { result, elements: unmapResults(record) };
-    if (name === 'assign_device' && result === 0) this.#setOwner(record, record[Pending.domain]!);
-    if (name === 'deassign_device') this.#setOwner(record, null);
-    return result === 0 ? OKAY : { result };
-  }
-
-  #setOwner(record: Uint32Array, owner: number | null): void {
-    const device = record[AssignScratch.device]!;
-    const index = this.control.root.devices.findIndex((entry) => parseSbdf(entry.device) === device);
-    const what = `${this.control.root.devices[index]!.device} ${owner === null ? 'is blocked' : `to domain ${owner}`}`;
-    this.control.change(what, (draft) => {
-      draft.devices[index]!.owner = owner;
-    });
+    switch (name) {
+      case 'map_grant_ref':
+      case 'unmap_grant_ref':
+      case 'unmap_and_replace':
+      case 'copy':
+      case 'transfer':
+        return this.#grantCalls.result(name, record);
+      case 'map_foreign':
+      case 'populate_physmap':
+      case 'increase_reservation':
+        return this.#memoryCalls.result(name, record, result);
+      default:
+        return result === 0 ? OKAY : { result };
+    }
   }
 
   /** Something waits: units go on, and accesses that a drain waits for are performed. */
@@ -346,8 +359,8 @@ export class Hypervisor {
     switch (op.op) {
       case 'create_domain':
         return createDomain(this, op);
-      case 'grant_write':
-        return this.#grantWrite(op);
+      case 'store':
+        return this.#memoryCalls.store(op);
       case 'dma':
       case 'dma_translate':
         return this.#dma.access(op);
@@ -358,20 +371,19 @@ export class Hypervisor {
         if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);
         return { result: Number(unit.step()) };
       }
+      case 'grant_write':
+      case 'grant_table_op':
+      case 'swap_grant_ref':
+      case 'cache_flush':
+      case 'setup_table':
+      case 'query_size':
+      case 'get_status_frames':
+      case 'set_version':
+      case 'get_version':
+        return this.#grantCalls.single(op);
       default:
         throw new TypeError(`unknown operation ${JSON.stringify((op as { op: unknown }).op)}`);
     }
-  }
-
-  #grantWrite(op: Extract<Op, { op: 'grant_write' }>): OpResult {
-    if (!this.#aliveDomain(op.domain)) return { result: Errno.ESRCH };
-    if (!Number.isInteger(op.ref) || op.ref < 0 || op.ref >= this.parts.grants.entries(op.domain as Domid)) {
-      throw new RangeError(`ref ${op.ref}: expected 0 to ${this.parts.grants.entries(op.domain as Domid) - 1}`);
-    }
-    const flags = word32(op.flags, 'flags') & 0xffff;
-    const grantee = domainWord(op.grantee);
-    this.parts.grants.guestWrite(op.domain as Domid, op.ref, flags, grantee, wideLow(op.frame ?? 0, 'frame'));
-    return OKAY;
   }
 
   /** Everything that a request of a device may get now; the tables' own answer first. */

@@ -21,6 +21,15 @@ export type { VcpuOpName } from './door/vcpu-ops.ts';
 export { Hypervisor } from './hypervisor.ts';
 export { inspect, type MachineView, type UnitView } from './inspect.ts';
 export { P2mType } from './memory/p2m.ts';
-export { PV_WINDOW_BASE } from './memory/pv-window.ts';
-export type { DeviceDescription, MachineConfig, MachineOptions, UnitDescription } from './options.ts';
+export { PV_WINDOW_BASE } from './memory/pv-tables.ts';
+export type {
+  DeviceDescription,
+  DeviceType,
+  GrantSettings,
+  IommuOptions,
+  MachineConfig,
+  MachineOptions,
+  UnitDescription,
+} from './options.ts';
+export { type Rules, type RulesName, ruleFacts, rulePresets, rulesNamed } from './rules.ts';
 export { diff, fingerprint, fork, release, rollback, type Snapshot, snapshot } from './snapshot.ts';

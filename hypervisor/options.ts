@@ -1,7 +1,7 @@
 // What a machine is made of. Every size is a parameter, so that the same code serves a proof on two frames and a
 // benchmark on a million.
 
-import type { GrantLimits, MaptrackOrder } from '../grant/index.ts';
+import type { GrantLimits, GrantOptions, MaptrackOrder } from '../grant/index.ts';
 import { parseSbdf } from '../machine/ids.ts';
 import {
   type Capabilities,
@@ -13,6 +13,7 @@ import {
   policyNamed,
   type Release,
 } from '../passthrough/index.ts';
+import { type Rules, type RulesName, rulesNamed } from './rules.ts';
 
 /** A VT-d unit: capabilities in words, or register values of a real one. */
 export type UnitDescription =
@@ -42,6 +43,11 @@ export type DeviceType =
   | 'pcie-to-pci-bridge'
   | 'pci-bridge';
 
+/** Limits of every domain, its highest table version, and boot options (xen: gnttab=). */
+export interface GrantSettings extends GrantLimits, GrantOptions {
+  readonly version: 1 | 2;
+}
+
 /** Boot options of the hypervisor that are about its IOMMU driver. */
 export interface IommuOptions {
   /** Large leaves where a whole table is contiguous (xen: iommu=superpages). */
@@ -70,7 +76,9 @@ export interface MachineOptions {
   readonly vcpus?: number;
   readonly units?: readonly UnitDescription[];
   readonly devices?: readonly DeviceDescription[];
-  readonly grants?: Partial<GrantLimits>;
+  readonly grants?: Partial<GrantSettings>;
+  /** A version of Xen, by the name of a preset, or decisions of one's own. */
+  readonly rules?: RulesName | Rules;
   readonly maptrackOrder?: MaptrackOrder;
   /** Pages of each PV domain's window for host mappings, and gfns of each HVM domain. */
   readonly windowPages?: number;
@@ -110,7 +118,8 @@ export interface MachineConfig {
   readonly vcpus: number;
   readonly units: readonly UnitDescription[];
   readonly devices: readonly DeviceDescription[];
-  readonly grants: GrantLimits;
+  readonly grants: GrantSettings;
+  readonly rules: Rules;
   readonly maptrackOrder: MaptrackOrder;
   readonly windowPages: number;
   readonly gfns: number;
@@ -168,10 +177,14 @@ export function configure(options: MachineOptions): MachineConfig {
     grants: {
       grantFrames: within('grants.grantFrames', options.grants?.grantFrames ?? 1, 1, 1024),
       maptrackFrames: within('grants.maptrackFrames', options.grants?.maptrackFrames ?? 1, 0, 4096),
+      version: within('grants.version', options.grants?.version ?? 2, 1, 2) as 1 | 2,
+      transitive: options.grants?.transitive ?? true,
+      transfer: options.grants?.transfer ?? true,
     },
+    rules: typeof options.rules === 'object' ? options.rules : rulesNamed(options.rules ?? 'xen4_23'),
     maptrackOrder: options.maptrackOrder ?? 'fifo',
     windowPages: within('windowPages', options.windowPages ?? 512, 0, 2 ** 20),
-    gfns: within('gfns', options.gfns ?? 1024, 0, 2 ** 20),
+    gfns: within('gfns', options.gfns ?? 1024, 0, 2 ** 26),
     policy,
     release,
     caches:

@@ -1,6 +1,6 @@
 // The parts of a machine, made in one fixed order, so that two machines of the same configuration have the same heap.
 
-import { GrantTables, UnmapBatches } from '../grant/index.ts';
+import { CopyClaims, GrantTables, UnmapBatches } from '../grant/index.ts';
 import { FrameTable } from '../machine/frame-table.ts';
 import { Heap } from '../machine/heap/heap.ts';
 import { Locks } from '../machine/locks.ts';
@@ -8,14 +8,17 @@ import { PendingOperations } from '../machine/pending.ts';
 import {
   Adversary,
   Clock,
+  type DeviceTlb,
   DmaInFlight,
   decodeCapabilities,
   encodeCapabilities,
   IommuDriver,
+  type PciFunction,
+  pciFunctions,
   VtdUnit,
 } from '../passthrough/index.ts';
 import { P2m } from './memory/p2m.ts';
-import { PvWindows } from './memory/pv-window.ts';
+import { PvTables } from './memory/pv-tables.ts';
 import { type MachineConfig, unitCapabilities } from './options.ts';
 
 export interface Parts {
@@ -28,9 +31,14 @@ export interface Parts {
   readonly driver: IommuDriver;
   readonly pending: PendingOperations;
   readonly locks: Locks;
+  /** One lock: under it devices change hands. */
+  readonly deviceLock: Locks;
+  /** The devices, in the order of the configuration. */
+  readonly functions: readonly PciFunction[];
   readonly grants: GrantTables;
   readonly batches: UnmapBatches;
-  readonly windows: PvWindows;
+  readonly claims: CopyClaims;
+  readonly pvTables: PvTables;
   readonly p2m: P2m;
 }
 
@@ -38,7 +46,12 @@ export function makeParts(config: MachineConfig): Parts {
   const heap = new Heap();
   const { domains, vcpus } = config;
   const clock = new Clock(heap);
-  const frames = new FrameTable(heap, { frames: config.frames, privateFrames: config.units.length });
+  const frames = new FrameTable(heap, {
+    frames: config.frames,
+    hypervisorFrames: config.hypervisorFrames,
+    privateFrames: config.units.length,
+    domains,
+  });
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map((description) =>
     'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description)),
@@ -65,6 +78,7 @@ export function makeParts(config: MachineConfig): Parts {
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
     });
   });
+  const functions = pciFunctions(config.devices);
   const pending = new PendingOperations(heap, { vcpus, elementsMax: config.batchMax });
   const driver = new IommuDriver({
     isIdle: (vcpu) => pending.isIdle(vcpu),
@@ -77,6 +91,12 @@ export function makeParts(config: MachineConfig): Parts {
     ledgerCapacity: config.flushQueue,
     policy: config.policy,
     release: config.release,
+    queuedInvalidation: config.iommu.queuedInvalidation,
+    deviceTlbs: deviceTlbsOf(config, units, functions),
+    quarantines:
+      config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
+    // The adversary keeps every way to a table apart: there must not be 512^3 of them.
+    ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
   });
   return {
     heap,
@@ -88,9 +108,30 @@ export function makeParts(config: MachineConfig): Parts {
     driver,
     pending,
     locks: new Locks(heap, 'grant table locks', domains),
+    deviceLock: new Locks(heap, 'device lock', 1),
+    functions,
     grants: new GrantTables(heap, frames, { domains, limits: config.grants, order: config.maptrackOrder, vcpus }),
     batches: new UnmapBatches(heap, vcpus),
-    windows: new PvWindows(heap, frames, { domains, pages: config.windowPages }),
-    p2m: new P2m(heap, { domains, gfns: config.gfns }),
+    claims: new CopyClaims(heap, vcpus),
+    pvTables: new PvTables(heap, frames, domains),
+    p2m: new P2m(heap, { domains, gfns: config.gfns, frames: frames.frames }),
   };
+}
+
+/**
+ * Devices whose device TLBs are used: their unit takes the descriptors, and has the queue that these need. The last
+ * found at boot comes first (xen: enable_ats_device adds to the head of the unit's list).
+ */
+function deviceTlbsOf(
+  config: MachineConfig,
+  units: readonly VtdUnit[],
+  functions: readonly PciFunction[],
+): readonly DeviceTlb[] {
+  if (!config.iommu.ats || !config.iommu.queuedInvalidation) return [];
+  return config.devices
+    .flatMap(({ ats, unit }, index) => {
+      const { deviceTlb, queuedInvalidation } = units[unit]!.capabilities;
+      return ats && deviceTlb && queuedInvalidation ? [{ unit, source: functions[index]!.sbdf % 0x10000 }] : [];
+    })
+    .sort((a, b) => b.source - a.source);
 }

@@ -32,6 +32,10 @@ const WATCH = 3;
 const ALLOCATED = 1 << 16;
 /** A Xen-heap page: a page of the hypervisor's, perhaps shared with a domain, never in a domain's RAM. */
 const XEN_HEAP = 1 << 17;
+/** Pinned as a page table: one reference, of page and type, that only unpinning drops. xen: PGT_pinned. */
+const PINNED = 1 << 18;
+/** The reference of the allocation itself is there: the owner has not given the frame back. xen: PGC_allocated. */
+const HELD = 1 << 19;
 const TYPE_COUNT_MASK = (1 << 27) - 1;
 const TYPE_SHIFT = 28;
 
@@ -44,29 +48,51 @@ export interface FrameWatcher {
   afterWrite(frame: Mfn, word: number, words: number): void;
 }
 
+/** How a frame is allocated. `at`: this frame, not the lowest free one. */
+export interface AllocateOptions {
+  readonly xenHeap?: boolean;
+  readonly at?: number | undefined;
+}
+
 export class FrameTable {
-  /** Number of frames of RAM. */
+  /** Number of frames of memory: RAM, then the hypervisor's own. */
   readonly frames: number;
+  readonly #ram: number;
   readonly #heap: Heap;
   readonly #records: number;
   readonly #free: FreeSet;
+  /** Frames behind the RAM, of which the hypervisor takes its own; null: it takes them from RAM. */
+  readonly #own: FreeSet | null;
+  /** Per domain: frames of RAM that it owns. xen: tot_pages. */
+  readonly #owned: number;
+  readonly #domains: number;
   #watcher: FrameWatcher | null = null;
 
   constructor(
     heap: Heap,
     options: {
+      /** Frames of RAM. */
       readonly frames: number;
+      /** Frames behind them for the hypervisor's own use; 0: it shares the RAM with domains. */
+      readonly hypervisorFrames?: number;
       /** How many private frames will be added. */
       readonly privateFrames: number;
+      /** Domains whose frames are counted: ids below this. */
+      readonly domains?: number;
     },
   ) {
-    const { frames, privateFrames } = options;
-    if (!Number.isInteger(frames) || frames < 1 || frames > FRAME_MAX)
-      throw new RangeError(`frames ${frames}: expected at least 1`);
+    const { frames: ram, privateFrames, hypervisorFrames = 0, domains = 0 } = options;
+    const frames = ram + hypervisorFrames;
+    if (!Number.isInteger(frames) || ram < 1 || frames > FRAME_MAX)
+      throw new RangeError(`frames ${ram}: expected at least 1`);
     this.frames = frames;
+    this.#ram = ram;
     this.#heap = heap;
     this.#records = heap.reserve('frames', (frames + privateFrames) * RECORD_WORDS).base;
-    this.#free = new FreeSet(heap, 'frames in use', frames);
+    this.#free = new FreeSet(heap, 'frames in use', ram);
+    this.#own = hypervisorFrames > 0 ? new FreeSet(heap, "hypervisor's frames in use", hypervisorFrames) : null;
+    this.#domains = domains;
+    this.#owned = heap.reserve('frames owned', Math.max(1, domains)).base;
     heap.reserveBlocks('contents', frames);
   }
 
@@ -82,15 +108,93 @@ export class FrameTable {
 
   /**
    * Takes the lowest free frame for an owner, with one reference (the allocation's own) and type none.
-   * @returns -1 when memory is exhausted.
+   * @returns -1 when memory is exhausted, or the frame asked for is not free.
    */
-  allocate(owner: Domid, options?: { readonly xenHeap?: boolean }): Mfn | -1 {
-    const frame = this.#free.takeLowest();
+  allocate(owner: Domid, options?: AllocateOptions): Mfn | -1 {
+    const frame = this.#take(options?.xenHeap ?? false, options?.at);
     if (frame < 0) return -1;
     const record = this.#records + frame * RECORD_WORDS;
-    this.#heap.write(record + OWNER, owner | ALLOCATED | (options?.xenHeap ? XEN_HEAP : 0));
+    this.#heap.write(record + OWNER, owner | ALLOCATED | HELD | (options?.xenHeap ? XEN_HEAP : 0));
     this.#heap.write(record + REFERENCES, 1);
+    if (!options?.xenHeap) this.#countOwned(owner, 1);
     return frame as Mfn;
+  }
+
+  #take(xenHeap: boolean, at: number | undefined): number {
+    if (at === undefined) {
+      if (!xenHeap || !this.#own) return this.#free.takeLowest();
+      const own = this.#own.takeLowest();
+      return own < 0 ? -1 : this.#ram + own;
+    }
+    if (!Number.isInteger(at) || at < 0 || at >= this.#ram || this.#free.has(at)) return -1;
+    this.#free.take(at);
+    return at;
+  }
+
+  /**
+   * Takes 2^order frames in one aligned block: the lowest free one, or the one asked for.
+   * @returns the first frame; -1 when there is no such block.
+   */
+  allocateBlock(owner: Domid, order: number, at?: number): Mfn | -1 {
+    if (order === 0) return this.allocate(owner, { at });
+    const count = 2 ** order;
+    const isFree = (first: number) => {
+      if (first % count !== 0 || first + count > this.#ram) return false;
+      for (let frame = first; frame < first + count; frame += 1) if (this.#free.has(frame)) return false;
+      return true;
+    };
+    let first = at ?? 0;
+    if (at === undefined) while (first < this.#ram && !isFree(first)) first += count;
+    if (!isFree(first)) return -1;
+    for (let frame = first; frame < first + count; frame += 1) this.allocate(owner, { at: frame });
+    return first as Mfn;
+  }
+
+  #countOwned(owner: number, by: 1 | -1): void {
+    if (owner >= this.#domains) return;
+    this.#heap.write(this.#owned + owner, this.#heap.words[this.#owned + owner]! + by);
+  }
+
+  /** Frames of RAM that a domain owns. xen: tot_pages. */
+  owned(domain: Domid): number {
+    return domain < this.#domains ? this.#heap.words[this.#owned + domain]! : 0;
+  }
+
+  /** A frame of RAM goes to another owner. xen: steal_page, assign_pages. */
+  changeOwner(frame: Mfn, owner: Domid): void {
+    const address = this.#records + frame * RECORD_WORDS + OWNER;
+    const word = this.#heap.words[address]!;
+    this.#countOwned(word & 0xffff, -1);
+    this.#countOwned(owner, 1);
+    this.#heap.write(address, (word & ~0xffff) | owner);
+  }
+
+  #flag(frame: Mfn, flag: number): boolean {
+    return (this.#heap.words[this.#records + frame * RECORD_WORDS]! & flag) !== 0;
+  }
+
+  #setFlag(frame: Mfn, flag: number, on: boolean): void {
+    const address = this.#records + frame * RECORD_WORDS;
+    const word = this.#heap.words[address]!;
+    this.#heap.write(address, on ? word | flag : word & ~flag);
+  }
+
+  /** Whether the owner has not given the frame back. xen: PGC_allocated. */
+  isHeld(frame: Mfn): boolean {
+    return this.#flag(frame, HELD);
+  }
+
+  /** The owner gives the frame back; the reference that stands for this is the caller's to drop. */
+  unhold(frame: Mfn): void {
+    this.#setFlag(frame, HELD, false);
+  }
+
+  isPinned(frame: Mfn): boolean {
+    return this.#flag(frame, PINNED);
+  }
+
+  setPinned(frame: Mfn, pinned: boolean): void {
+    this.#setFlag(frame, PINNED, pinned);
   }
 
   isAllocated(frame: number): boolean {
@@ -98,7 +202,7 @@ export class FrameTable {
   }
 
   isXenHeap(frame: Mfn): boolean {
-    return (this.#heap.words[this.#records + frame * RECORD_WORDS]! & XEN_HEAP) !== 0;
+    return this.#flag(frame, XEN_HEAP);
   }
 
   /** The owner of an allocated frame. */
@@ -169,15 +273,23 @@ export class FrameTable {
     return pages > 0 && count === pages;
   }
 
+  /** The frame has this type, and nothing that needs it. xen: type_info = 0, or what a last type reference leaves. */
+  resetType(frame: Mfn, type: FrameType): void {
+    this.#heap.write(this.#records + frame * RECORD_WORDS + TYPE, (type << TYPE_SHIFT) >>> 0);
+  }
+
   /** Returns a frame without references to the free ones, cleared. */
   free(frame: Mfn): void {
     const record = this.#records + frame * RECORD_WORDS;
     if (this.#heap.words[record + REFERENCES] !== 0)
       throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
+    const word = this.#heap.words[record + OWNER]!;
+    if ((word & XEN_HEAP) === 0) this.#countOwned(word & 0xffff, -1);
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
     this.clearContents(frame);
-    this.#free.put(frame);
+    if (frame < this.#ram) this.#free.put(frame);
+    else this.#own!.put(frame - this.#ram);
   }
 
   clearContents(frame: Mfn): void {
@@ -204,6 +316,30 @@ export class FrameTable {
   /** Word `word` (0..1023) of a frame's content. */
   readWord(frame: number, word: number): number {
     return this.#heap.blocks[frame]![word]!;
+  }
+
+  /** Fills `into` (1024 words) with a frame's content. */
+  readFrame(frame: number, into: Uint32Array): void {
+    into.set(this.#heap.blocks[frame]!);
+  }
+
+  /** Bytes of a frame's content, from an offset on. */
+  readBytes(frame: number, offset: number, length: number): Uint8Array {
+    const words = this.#heap.blocks[frame]!;
+    return Uint8Array.from({ length }, (_, at) => words[(offset + at) >>> 2]! >>> (((offset + at) & 3) * 8));
+  }
+
+  /** Writes bytes within a frame. */
+  writeBytes(frame: Mfn, offset: number, bytes: Uint8Array): void {
+    for (let word = offset >>> 2; word << 2 < offset + bytes.length; word += 1) {
+      let value = this.readWord(frame, word);
+      for (let byte = 0; byte < 4; byte += 1) {
+        const at = word * 4 + byte - offset;
+        if (at < 0 || at >= bytes.length) continue;
+        value = (value & ~(0xff << (byte * 8))) | (bytes[at]! << (byte * 8));
+      }
+      this.writeWord(frame, word, value >>> 0);
+    }
   }
 
   writeWord(frame: Mfn, word: number, value: number): void {

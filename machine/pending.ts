@@ -28,12 +28,17 @@ export const Pending = {
   domain: 4,
   /** Return value of the operation. */
   result: 5,
-  scratch: 6,
+  /** The first element that cannot be read, and the first that cannot be written, plus 1; 0: all can. */
+  unreadable: 6,
+  unwritable: 7,
+  /** Elements after which something more urgent waits; 0: nothing does. */
+  preempt: 8,
+  scratch: 9,
 } as const;
-const RECORD_WORDS = 16;
+const RECORD_WORDS = 24;
 
-/** Words per element of a batch: the largest is map_grant_ref, 32 bytes. */
-export const ARGUMENT_WORDS = 8;
+/** Words per element of a batch: the largest is copy, 40 bytes. */
+export const ARGUMENT_WORDS = 10;
 /** Where the elements begin, behind the record. */
 export const ARGUMENTS = RECORD_WORDS;
 

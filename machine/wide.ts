@@ -44,3 +44,9 @@ export function word32(value: number, name: string): number {
   if (value >>> 0 !== value) throw new TypeError(`${name} ${String(value)}: expected an integer from 0 to 2^32-1`);
   return value;
 }
+
+/** The lowest bit of a mask at or above `from`; -1 when there is none. */
+export function nextBit(mask: number, from: number): number {
+  const rest = from > 31 ? 0 : (mask >>> from) << from;
+  return rest === 0 ? -1 : 31 - Math.clz32(rest & -rest);
+}

@@ -4,4 +4,5 @@ export * from './driver/index.ts';
 export * from './hardware/index.ts';
 export { type DmarTable, parseDmar } from './platform/dmar.ts';
 export { dmarBytes } from './platform/dmar-bytes.ts';
+export { type PciDescription, type PciFunction, pciFunctions } from './platform/pci-functions.ts';
 export * from './policy/index.ts';

@@ -4,6 +4,7 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, type Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
 import {
+  ANY_PIN,
   GNTMAP,
   hasWritePins,
   MapElement,
@@ -14,6 +15,7 @@ import {
 } from '../layouts.ts';
 import { Reuse } from '../ports.ts';
 import { GrantStatus } from '../status.ts';
+import { endsHere, nextElement } from './batch.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
 
@@ -28,9 +30,10 @@ const Phase = {
   elementFlush: 6,
   end: 7,
   endFlush: 8,
+  pinFlush: 9,
 } as const;
 
-const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
+const { index: INDEX, domain: DOMAIN } = Pending;
 /** The handle taken, plus 1; 0 when there is none. */
 const HANDLE = Pending.scratch;
 const FRAME = Pending.scratch + 1;
@@ -74,6 +77,8 @@ export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number
     case Phase.end:
       context.ports.device.operationEnd(vcpu);
       return Phase.endFlush;
+    case Phase.pinFlush:
+      return flushThen(context.ports.device, vcpu, Phase.pinFlush, Phase.host);
     default:
       return completeAll(context.ports.device, vcpu, Phase.endFlush, Step.done);
   }
@@ -86,7 +91,7 @@ function elementOf(record: Uint32Array): number {
 
 /** 1 to 5: what can be said without the entry, and a handle. Then {@link pinEntry}. */
 function pin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
-  if (record[INDEX] === record[COUNT]) return Phase.end;
+  if (endsHere(record)) return Phase.end;
   const element = elementOf(record);
   const mapper = record[DOMAIN]! as Domid;
   const flags = record[element + FLAGS]!;
@@ -101,16 +106,17 @@ function pin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     if (handle < 0) status = GrantStatus.no_space;
     else {
       record[HANDLE] = handle + 1;
-      status = pinEntry(context, record, element, mapper, granter, flags);
+      status = pinEntry(context, vcpu, record, element, mapper, granter, flags);
     }
   }
-  if (status === GrantStatus.okay) return Phase.host;
-  return refuse(context, vcpu, record, status);
+  if (status !== GrantStatus.okay) return refuse(context, vcpu, record, status);
+  return context.ports.device.isFlushed(vcpu) ? Phase.host : Phase.pinFlush;
 }
 
 /** 6 to 10: under the entry's lock, which one micro-step holds from end to end. */
 function pinEntry(
   context: GrantContext,
+  vcpu: Vcpu,
   record: Uint32Array,
   element: number,
   mapper: Domid,
@@ -123,21 +129,24 @@ function pinEntry(
   const readOnly = (flags & READONLY) !== 0;
   const increment = pinIncrement(flags);
   const pins = tables.pins(granter, ref);
-  if (pins !== 0 && (tables.activeMapper(granter, ref) !== mapper || pinsAreFull(pins, increment))) {
-    return GrantStatus.general_error;
+  if (pins !== 0) {
+    if (tables.activeMapper(granter, ref) !== mapper || tables.isPartial(granter, ref))
+      return GrantStatus.general_error;
+    const counted = context.rules.pinLimit === 'any' ? ANY_PIN : increment;
+    if (pinsAreFull(pins, counted)) return GrantStatus.general_error;
   }
   const marks = pins === 0 || (!readOnly && !hasWritePins(pins));
   if (marks && !tables.setStatus(granter, ref, mapper, readOnly)) return GrantStatus.general_error;
   let frame = tables.activeFrame(granter, ref) as number;
   if (pins === 0) {
-    frame = context.grantedFrame(granter, tables.sharedGfn(granter, ref));
+    frame = context.grantedFrame(granter, tables.sharedGfn(granter, ref), tables.sharedGfnHigh(granter, ref));
     if (frame < 0) {
       tables.reduceStatus(granter, ref, readOnly);
       return GrantStatus.bad_page;
     }
   }
   const types = typeReferences(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
-  if (!context.frames.takeReferences(frame as Mfn, pageReferences(flags), types)) {
+  if (!context.ports.pages.take(vcpu, frame as Mfn, pageReferences(flags), types)) {
     if (marks) tables.reduceStatus(granter, ref, readOnly);
     return GrantStatus.general_error;
   }
@@ -164,7 +173,7 @@ function undoPin(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number
   const granter = (record[element + DOMAIN_STATUS]! & 0xffff) as Domid;
   const flags = record[element + FLAGS]!;
   const types = typeReferences(flags, mapper === granter, context.domain(granter)!.kind === 'pv');
-  context.frames.dropReferences(record[FRAME]! as Mfn, pageReferences(flags), types);
+  context.ports.pages.drop(vcpu, record[FRAME]! as Mfn, pageReferences(flags), types);
   context.tables.dropPins(granter, record[element + REF]!, pinIncrement(flags), (flags & READONLY) !== 0);
   return refuse(context, vcpu, record, GrantStatus.general_error);
 }
@@ -212,13 +221,21 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   }
   // The mapper's table stays locked until the flush is over, so that no other CPU decides from counts in change.
   locks.take(mapper, vcpu);
-  const mustMap = writers === 0 && (!readOnly || readers === 0);
+  const mustMap =
+    context.rules.deviceRights === 'live-handles'
+      ? writers === 0 && (!readOnly || readers === 0)
+      : !readOnly && isFirstWritePin(context, granter, record[element + REF]!, record[element + FLAGS]!);
   if (mustMap && access.map(vcpu, mapper, frame, readOnly ? 1 : 3) !== 0) {
     locks.drop(mapper, vcpu);
     return undoHost(context, vcpu, record);
   }
   tables.countHandle(mapper, frame, readOnly, 1);
   return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
+}
+
+/** 2008: whether the writable pins of an entry are all of this map. xen: 806da17f3d. */
+function isFirstWritePin(context: GrantContext, granter: Domid, ref: number, flags: number): boolean {
+  return !hasWritePins(context.tables.pins(granter, ref) - pinIncrement(flags));
 }
 
 /** Undoes what {@link host} did, and what came before it. */
@@ -233,7 +250,7 @@ function undoHost(context: GrantContext, vcpu: Vcpu, record: Uint32Array): numbe
   return undoPin(context, vcpu, record);
 }
 
-/** The outcome goes to the guest; on success the handle comes to life. */
+/** The outcome goes to the guest; on success the handle comes to life, even if the guest never learns of it. */
 function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const index = record[INDEX]!;
   const element = ARGUMENTS + index * ARGUMENT_WORDS;
@@ -252,6 +269,6 @@ function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   }
   context.ports.device.elementEnd(vcpu);
   record[STATUS] = 0;
-  record[INDEX] = index + 1;
+  nextElement(record);
   return context.ports.device.isFlushed(vcpu) ? Phase.pin : Phase.elementFlush;
 }

@@ -1,14 +1,18 @@
-// GNTTABOP_unmap_grant_ref, in micro-steps. xen: common/grant_table.c unmap_common, unmap_common_complete.
+// GNTTABOP_unmap_grant_ref and GNTTABOP_unmap_and_replace, in micro-steps.
+// xen: common/grant_table.c unmap_common, unmap_common_complete.
 //
-// Two passes over batches of 32: the first takes the mappings away and flushes, the second, once that is complete,
-// gives up references, pins and usage bits. What a policy has not flushed by then is held back until it is.
+// Replacing is unmapping without a bus address, with a new address in its place. Two passes over batches of 32: the
+// first takes the mappings away and flushes, the second, once that is complete, gives up references, pins and usage
+// bits. What a policy has not flushed by then is held back until it is.
 
+import { Errno } from '../../machine/errno.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
-import { GNTMAP, pageReferences, pinIncrement, typeReferences, UnmapElement } from '../layouts.ts';
+import { GNTMAP, hasWritePins, pageReferences, pinIncrement, typeReferences, UnmapElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import { Batch, ENDED_USE_WORDS, EndedUse, UNMAP_BATCH } from '../unmap-batch.ts';
+import { isPreempted, nextElement } from './batch.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen } from './flush-steps.ts';
 
@@ -22,6 +26,8 @@ const Phase = {
   batchEnd: 6,
   batchFlush: 7,
   complete: 8,
+  completeFlush: 9,
+  end: 10,
 } as const;
 
 const { index: INDEX, count: COUNT, domain: DOMAIN } = Pending;
@@ -32,6 +38,8 @@ const GRANTER = Pending.scratch + 2;
 const REF = Pending.scratch + 3;
 const FLAGS = Pending.scratch + 4;
 const HALVES = Pending.scratch + 5;
+/** Not 0: the operation is unmap_and_replace. Set when it begins. */
+export const REPLACES = Pending.scratch + 6;
 
 const { device_map: DEVICE_MAP, host_map: HOST_MAP, readonly: READONLY } = GNTMAP;
 const {
@@ -67,16 +75,19 @@ export function stepUnmapGrantRef(context: GrantContext, vcpu: Vcpu, phase: numb
       return Phase.batchFlush;
     case Phase.batchFlush:
       return completeAll(context.ports.device, vcpu, Phase.batchFlush, Phase.complete);
-    default:
+    case Phase.complete:
       return complete(context, vcpu, record);
+    case Phase.completeFlush:
+      return flushThen(context.ports.device, vcpu, Phase.completeFlush, Phase.complete);
+    default:
+      return completeAll(context.ports.device, vcpu, Phase.end, Step.done);
   }
 }
 
 /** 1 to 9 of the first pass: the handle, its addresses, the host mapping. */
 function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
-  const index = record[INDEX]!;
-  if (index === record[COUNT] || context.batches.of(vcpu)[IN_BATCH] === UNMAP_BATCH) return Phase.batchEnd;
-  const element = ARGUMENTS + index * ARGUMENT_WORDS;
+  if (context.batches.of(vcpu)[IN_BATCH] === UNMAP_BATCH || endsUnread(record)) return Phase.batchEnd;
+  const element = ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
   const mapper = record[DOMAIN]! as Domid;
   const { tables } = context;
   const maptrack = tables.maptrack(mapper);
@@ -85,21 +96,31 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   record[HALVES] = 0;
   if (flags === 0) return end(record, GrantStatus.bad_handle);
   const granter = maptrack.domain(handle);
+  if (context.domain(granter) === null) {
+    context.crash(mapper, `handle ${handle} is of domain ${granter}, which is gone`);
+    return end(record, GrantStatus.okay);
+  }
   const ref = maptrack.ref(handle);
   if (ref >= tables.entries(granter)) return end(record, GrantStatus.bad_handle);
   const frame = tables.activeFrame(granter, ref);
 
+  const replaces = record[REPLACES] !== 0;
   const busLow = record[element + BUS_LOW]!;
   const busHigh = record[element + BUS_HIGH]!;
-  const takesDevice = (busLow | busHigh) !== 0 && (flags & DEVICE_MAP) !== 0;
+  const takesDevice = !replaces && (busLow | busHigh) !== 0 && (flags & DEVICE_MAP) !== 0;
   if (takesDevice && ((busLow | 0) !== frame << 12 || busHigh !== frame >>> 20)) {
     return end(record, GrantStatus.bad_dev_addr);
   }
   const hostLow = record[element + HOST_LOW]!;
   const hostHigh = record[element + HOST_HIGH]!;
   const takesHost = (hostLow | hostHigh) !== 0 && (flags & HOST_MAP) !== 0;
-  if (takesHost && !context.ports.host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags)) {
-    return end(record, GrantStatus.general_error);
+  const { host } = context.ports;
+  if (takesHost) {
+    const done =
+      replaces && (busLow | busHigh) !== 0
+        ? host.replace(mapper, hostLow, hostHigh, busLow, busHigh, frame, flags)
+        : host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags);
+    if (!done) return end(record, GrantStatus.general_error);
   }
   const halves = (takesHost ? HOST_MAP : 0) | (takesDevice ? DEVICE_MAP : 0);
   record[FRAME] = frame;
@@ -111,6 +132,14 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const left = flags & ~halves;
   maptrack.setFlags(handle, (left & (HOST_MAP | DEVICE_MAP)) === 0 ? 0 : left);
   return context.ports.device.isFlushed(vcpu) ? Phase.device : Phase.hostFlush;
+}
+
+/** Whether there is no further element, or none that can be read: then the batch ends, and the operation with it. */
+function endsUnread(record: Uint32Array): boolean {
+  if (record[INDEX] === record[COUNT] || record[Pending.result] !== 0) return true;
+  if (record[INDEX]! + 1 !== record[Pending.unreadable]) return false;
+  record[Pending.result] = Errno.EFAULT;
+  return true;
 }
 
 function end(record: Uint32Array, status: GrantStatus): number {
@@ -137,11 +166,29 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   const readOnly = (flags & READONLY) !== 0;
   tables.countHandle(mapper, frame, readOnly, -1);
   const access = context.ports.device;
-  if (tables.writers(mapper, frame) === 0) {
+  if (context.rules.deviceRights === 'writable-pins') {
+    if (!readOnly && endsWritePins(context, vcpu, record)) access.unmap(vcpu, mapper, frame);
+  } else if (tables.writers(mapper, frame) === 0) {
     if (tables.readers(mapper, frame) === 0) access.unmap(vcpu, mapper, frame);
     else if (!readOnly) access.map(vcpu, mapper, frame, 1);
   }
   return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
+}
+
+/**
+ * 2008: whether no writable pin of the entry is left once this element, and those before it, are completed.
+ */
+function endsWritePins(context: GrantContext, vcpu: Vcpu, record: Uint32Array): boolean {
+  const granter = record[GRANTER]! as Domid;
+  const ref = record[REF]!;
+  let pins = context.tables.pins(granter, ref) - pinIncrement(record[HALVES]! | (record[FLAGS]! & READONLY));
+  const batch = context.batches.of(vcpu);
+  for (let at = 0; at < batch[IN_BATCH]!; at += 1) {
+    const ended = Batch.records + at * ENDED_USE_WORDS;
+    if (batch[ended + ENDED_HALVES] === 0 || batch[ended + ENDED_GRANTER] !== granter) continue;
+    if (batch[ended + ENDED_REF] === ref) pins -= pinIncrement(batch[ended + ENDED_HALVES]!);
+  }
+  return !hasWritePins(pins);
 }
 
 /** The first pass over an element ends: the guest is told, and what ended is noted for the second. */
@@ -162,7 +209,7 @@ function finish(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
     batch[ended + ENDED_FRAME] = record[FRAME]!;
   }
   batch[IN_BATCH] = inBatch + 1;
-  record[INDEX] = index + 1;
+  nextElement(record);
   return context.ports.device.isFlushed(vcpu) ? Phase.take : Phase.elementFlush;
 }
 
@@ -173,7 +220,8 @@ function complete(context: GrantContext, vcpu: Vcpu, record: Uint32Array): numbe
   if (at === batch[IN_BATCH]) {
     batch[IN_BATCH] = 0;
     batch[COMPLETED] = 0;
-    return record[INDEX] === record[COUNT] ? Step.done : Phase.take;
+    const isOver = record[INDEX] === record[COUNT] || record[Pending.result] !== 0 || isPreempted(record);
+    return isOver ? Phase.end : Phase.take;
   }
   batch[COMPLETED] = at + 1;
   const ended = Batch.records + at * ENDED_USE_WORDS;
@@ -186,17 +234,17 @@ function complete(context: GrantContext, vcpu: Vcpu, record: Uint32Array): numbe
   const frame = batch[ended + ENDED_FRAME]! as Mfn;
   const access = context.ports.device;
   if (access.holdsBack(vcpu)) access.holdGrant(vcpu, granter, ref, halves, frame, mapper);
-  else completeGrant(context, granter, ref, halves, frame, mapper);
-  return Phase.complete;
+  else completeGrant(context, vcpu, granter, ref, halves, frame, mapper);
+  return access.isFlushed(vcpu) ? Phase.complete : Phase.completeFlush;
 }
 
 /**
  * The end of a grant's use, once what was removed is flushed: references and pins go, usage bits follow the pins.
  * xen: unmap_common_complete. `halves` holds GNTMAP bits of the halves that go, and `readonly`.
- * A frame without references left goes back to the free ones.
  */
 export function completeGrant(
   context: GrantContext,
+  vcpu: Vcpu,
   granter: Domid,
   ref: number,
   halves: number,
@@ -205,7 +253,6 @@ export function completeGrant(
 ): void {
   const granterIsPv = context.domain(granter)?.kind !== 'hvm';
   const types = typeReferences(halves, mapper === granter, granterIsPv);
-  const isLast = context.frames.dropReferences(frame, pageReferences(halves), types);
+  context.ports.pages.drop(vcpu, frame, pageReferences(halves), types);
   context.tables.dropPins(granter, ref, pinIncrement(halves), (halves & READONLY) !== 0);
-  if (isLast) context.frames.free(frame);
 }

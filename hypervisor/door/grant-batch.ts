@@ -1,13 +1,24 @@
 // Batches of grant operations between the door and guest memory: elements in, outcomes out.
 
-import { MapElement, UnmapElement } from '../../grant/index.ts';
+import { CopyElement, CopyEndWords, MapElement, TransferElement, UnmapElement } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
 import type { Wide } from '../../machine/frame-number.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
-import type { ElementResult, MapElementInput, UnmapElementInput } from './grant-op.ts';
+import type { GrantBatchOp } from './grant-calls.ts';
+import type {
+  CopyElementInput,
+  CopyEnd,
+  ElementResult,
+  MapElementInput,
+  ReplaceElementInput,
+  TransferElementInput,
+  UnmapElementInput,
+} from './grant-op.ts';
+import type { OpResult } from './op.ts';
 import { domainWord } from './vcpu-ops.ts';
 
-const { count: COUNT } = Pending;
+const { count: COUNT, index: INDEX, result: RESULT } = Pending;
 const {
   hostLow: HOST_LOW,
   flags: FLAGS,
@@ -19,8 +30,26 @@ const {
 } = MapElement;
 const { busLow: BUS_LOW, handle: HANDLE_IN, status: STATUS_OUT } = UnmapElement;
 
-/** @throws TypeError for a field that its place cannot hold. */
-export function placeMapElements(record: Uint32Array, elements: readonly MapElementInput[]): void {
+/**
+ * The elements of a batch go into the record's arguments.
+ * @throws TypeError for a field that its place cannot hold.
+ */
+export function placeBatch(record: Uint32Array, op: GrantBatchOp): void {
+  switch (op.op) {
+    case 'map_grant_ref':
+      return placeMapElements(record, op.elements);
+    case 'unmap_grant_ref':
+      return placeUnmapElements(record, op.elements);
+    case 'unmap_and_replace':
+      return placeReplaceElements(record, op.elements);
+    case 'copy':
+      return placeCopyElements(record, op.elements);
+    default:
+      return placeTransferElements(record, op.elements);
+  }
+}
+
+function placeMapElements(record: Uint32Array, elements: readonly MapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
     const { hostAddress, flags, ref, domain } = elementAt(elements, index, 'map_grant_ref');
@@ -35,8 +64,7 @@ export function placeMapElements(record: Uint32Array, elements: readonly MapElem
   }
 }
 
-/** @throws TypeError for a field that its place cannot hold. */
-export function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElementInput[]): void {
+function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
     const { hostAddress, busAddress, handle } = elementAt(elements, index, 'unmap_grant_ref');
@@ -46,6 +74,56 @@ export function placeUnmapElements(record: Uint32Array, elements: readonly Unmap
     for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
     at += ARGUMENT_WORDS;
   }
+}
+
+function placeReplaceElements(record: Uint32Array, elements: readonly ReplaceElementInput[]): void {
+  let at = ARGUMENTS;
+  for (let index = 0; index < elements.length; index += 1) {
+    const { hostAddress, newAddress, handle } = elementAt(elements, index, 'unmap_and_replace');
+    placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
+    placeWide(record, at + BUS_LOW, newAddress, 'newAddress');
+    record[at + HANDLE_IN] = word32(handle, 'handle');
+    for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
+    at += ARGUMENT_WORDS;
+  }
+}
+
+function placeCopyElements(record: Uint32Array, elements: readonly CopyElementInput[]): void {
+  let at = ARGUMENTS;
+  for (let index = 0; index < elements.length; index += 1) {
+    const { source, destination, length, flags } = elementAt(elements, index, 'copy');
+    record.fill(0, at, at + ARGUMENT_WORDS);
+    placeEnd(record, at + CopyElement.source, source, 'source');
+    placeEnd(record, at + CopyElement.destination, destination, 'destination');
+    record[at + CopyElement.lengthAndFlags] = (half(length, 'length') | (half(flags, 'flags') << 16)) >>> 0;
+    at += ARGUMENT_WORDS;
+  }
+}
+
+function placeEnd(record: Uint32Array, at: number, end: CopyEnd, name: string): void {
+  if (typeof end !== 'object' || end === null) throw new TypeError(`copy: ${name}: expected an object`);
+  placeWide(record, at + CopyEndWords.low, end.ref ?? end.frame, name);
+  record[at + CopyEndWords.domainAndOffset] = (domainWord(end.domain) | (half(end.offset, 'offset') << 16)) >>> 0;
+}
+
+function placeTransferElements(record: Uint32Array, elements: readonly TransferElementInput[]): void {
+  let at = ARGUMENTS;
+  for (let index = 0; index < elements.length; index += 1) {
+    const { frame, domain, ref } = elementAt(elements, index, 'transfer');
+    record.fill(0, at, at + ARGUMENT_WORDS);
+    placeWide(record, at + TransferElement.frameLow, frame, 'frame');
+    record[at + TransferElement.domain] = domainWord(domain);
+    record[at + TransferElement.ref] = word32(ref, 'ref');
+    at += ARGUMENT_WORDS;
+  }
+}
+
+/** A 16-bit field. */
+function half(value: number, name: string): number {
+  if (!Number.isInteger(value) || value < 0 || value > 0xffff) {
+    throw new TypeError(`${name} ${String(value)}: expected an integer from 0 to 65535`);
+  }
+  return value;
 }
 
 function elementAt<T>(elements: readonly T[], index: number, op: string): T {
@@ -62,25 +140,75 @@ function placeWide(record: Uint32Array, at: number, value: Wide | undefined, nam
   record[at + 1] = wideHigh(given, name);
 }
 
-export function mapResults(record: Uint32Array): ElementResult[] {
-  const results: ElementResult[] = [];
-  const end = ARGUMENTS + record[COUNT]! * ARGUMENT_WORDS;
-  for (let at = ARGUMENTS; at < end; at += ARGUMENT_WORDS) {
-    const status = record[at + DOMAIN_STATUS]! >> 16;
-    if (status !== 0) results.push({ status });
-    else {
+/** Where each kind of element has its status: a word, and how far up in it. */
+const STATUS_PLACE: Readonly<Record<GrantBatchOp['op'], { readonly word: number; readonly shift: number }>> = {
+  map_grant_ref: { word: DOMAIN_STATUS, shift: 16 },
+  unmap_grant_ref: { word: STATUS_OUT, shift: 0 },
+  unmap_and_replace: { word: STATUS_OUT, shift: 0 },
+  copy: { word: CopyElement.status, shift: 0 },
+  transfer: { word: TransferElement.status, shift: 0 },
+};
+
+/** The outcome: elements as far as they were written, and what is left if something more urgent came in between. */
+export function batchResults(name: GrantBatchOp['op'], record: Uint32Array): OpResult {
+  const { word, shift } = STATUS_PLACE[name];
+  const result = record[RESULT]! | 0;
+  const done = record[INDEX]!;
+  const elements: ElementResult[] = [];
+  for (let index = 0; index < done; index += 1) {
+    const at = ARGUMENTS + index * ARGUMENT_WORDS;
+    const status = ((record[at + word]! >>> shift) << 16) >> 16;
+    if (name === 'map_grant_ref' && status === 0) {
       const busAddress = wide(record[at + BUS_OUT_LOW]!, record[at + BUS_OUT_HIGH]!);
-      results.push({ status, handle: record[at + HANDLE_OUT]!, busAddress });
-    }
+      elements.push({ status, handle: record[at + HANDLE_OUT]!, busAddress });
+    } else elements.push({ status });
   }
-  return results;
+  if (result !== Errno.ERESTART) return { result, elements };
+  return { result, elements, continuation: continuation(name, record, done) };
 }
 
-export function unmapResults(record: Uint32Array): ElementResult[] {
-  const results: ElementResult[] = [];
-  const end = ARGUMENTS + record[COUNT]! * ARGUMENT_WORDS;
-  for (let at = ARGUMENTS; at < end; at += ARGUMENT_WORDS) {
-    results.push({ status: (record[at + STATUS_OUT]! << 16) >> 16 });
+/** The call on the elements that are left, from guest memory. */
+function continuation(name: GrantBatchOp['op'], record: Uint32Array, from: number): GrantBatchOp {
+  const left = Array.from({ length: record[COUNT]! - from }, (_, index) => ARGUMENTS + (from + index) * ARGUMENT_WORDS);
+  const call = {
+    op: name,
+    domain: record[Pending.domain]!,
+    elements: left.map((at) => readElement(name, record, at)),
+    ...(record[Pending.unreadable] === 0 ? {} : { unreadableFrom: record[Pending.unreadable]! - 1 - from }),
+    ...(record[Pending.unwritable] === 0 ? {} : { unwritableFrom: record[Pending.unwritable]! - 1 - from }),
+  };
+  return call as GrantBatchOp;
+}
+
+function readElement(name: GrantBatchOp['op'], record: Uint32Array, at: number): unknown {
+  const at64 = (word: number) => wide(record[at + word]!, record[at + word + 1]!);
+  const end = (word: number) => ({
+    frame: at64(word),
+    domain: record[at + word + CopyEndWords.domainAndOffset]! & 0xffff,
+    offset: record[at + word + CopyEndWords.domainAndOffset]! >>> 16,
+  });
+  switch (name) {
+    case 'map_grant_ref':
+      return {
+        hostAddress: at64(HOST_LOW),
+        flags: record[at + FLAGS]!,
+        ref: record[at + REF]!,
+        domain: record[at + DOMAIN_STATUS]! & 0xffff,
+      };
+    case 'unmap_grant_ref':
+      return { hostAddress: at64(HOST_LOW), busAddress: at64(BUS_LOW), handle: record[at + HANDLE_IN]! };
+    case 'unmap_and_replace':
+      return { hostAddress: at64(HOST_LOW), newAddress: at64(BUS_LOW), handle: record[at + HANDLE_IN]! };
+    case 'copy': {
+      const word = record[at + CopyElement.lengthAndFlags]!;
+      const ends = { source: end(CopyElement.source), destination: end(CopyElement.destination) };
+      return { ...ends, length: word & 0xffff, flags: word >>> 16 };
+    }
+    default:
+      return {
+        frame: at64(TransferElement.frameLow),
+        domain: record[at + TransferElement.domain]!,
+        ref: record[at + TransferElement.ref]!,
+      };
   }
-  return results;
 }

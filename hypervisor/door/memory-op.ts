@@ -20,6 +20,8 @@ export interface MemoryLayout {
   readonly p2m?: readonly (readonly [number, number, number, number])[];
   /** Frames of the hypervisor's heap that become the first grant frames. */
   readonly grantFrames?: readonly number[];
+  /** PV: pages of the hypervisor's heap that the domain shares, beside its grant table. */
+  readonly heapFrames?: readonly number[];
   /** Hardware domain: device frames mapped to themselves beside its RAM, `[first, last, access]`. */
   readonly identity?: readonly (readonly [number, number, 'rw' | 'ro'])[];
 }

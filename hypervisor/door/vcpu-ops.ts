@@ -11,6 +11,19 @@ export const VCPU_OPS = [
   'assign_device',
   'deassign_device',
   'tick',
+  'unmap_and_replace',
+  'copy',
+  'transfer',
+  'update_va_mapping',
+  'map_foreign',
+  'pin_table',
+  'unpin_table',
+  'decrease_reservation',
+  'populate_physmap',
+  'increase_reservation',
+  'add_to_physmap',
+  'remove_from_physmap',
+  'destroy_domain',
 ] as const;
 export type VcpuOpName = (typeof VCPU_OPS)[number];
 export type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;
@@ -23,6 +36,13 @@ export function domainWord(domain: number): number {
   return domain;
 }
 
+const codes = new Map<string, number>(VCPU_OPS.map((name, index) => [name, index + 1]));
+
+/** What the pending record holds for an operation. */
+export function vcpuOpCode(name: VcpuOpName): number {
+  return codes.get(name)!;
+}
+
 export function isVcpuOp(op: Op): op is VcpuOp {
-  return (VCPU_OPS as readonly string[]).includes(op.op);
+  return codes.has(op.op);
 }

@@ -1,73 +1,87 @@
 // Where grants are mapped for the processor: the answer to the grant tables' port.
 
 import { GNTMAP, type HostMappings } from '../../grant/index.ts';
-import type { Dfn, Gfn, Mfn } from '../../machine/frame-number.ts';
+import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
-import { P2mType, p2mDeviceRights } from './p2m.ts';
+import { isGrantType, P2mType } from './p2m.ts';
+import type { PageTypes } from './page-types.ts';
+import type { Physmap } from './physmap.ts';
+
+/** Flags that a mapping in a p2m can have. */
+const GFN_FLAGS = GNTMAP.host_map | GNTMAP.readonly;
 
 export class HostMappingTables implements HostMappings {
   readonly #parts: Parts;
+  readonly #pages: PageTypes;
+  readonly #physmap: Physmap;
   readonly #domain: (domain: Domid) => DomainControl;
-  readonly #crash: (domain: Domid, reason: string) => void;
 
-  constructor(parts: Parts, domain: (domain: Domid) => DomainControl, crash: (domain: Domid, reason: string) => void) {
+  constructor(parts: Parts, pages: PageTypes, physmap: Physmap, domain: (domain: Domid) => DomainControl) {
     this.#parts = parts;
+    this.#pages = pages;
+    this.#physmap = physmap;
     this.#domain = domain;
-    this.#crash = crash;
   }
 
   create(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean {
-    if (this.#domain(domain).kind === 'hvm')
-      return this.#createGfn(vcpu, domain, (low >>> 12) + high * 0x100000, frame, flags);
-    if (!this.#parts.windows.find(domain, low, high, flags)) return false;
-    this.#parts.windows.install(frame, flags);
+    if (this.#domain(domain).kind === 'hvm') {
+      return this.#createGfn(vcpu, domain, ((low >>> 12) + high * 0x100000) as Gfn, frame, flags);
+    }
+    if (!this.#findPte(domain, low, high, flags)) return false;
+    const { pvTables } = this.#parts;
+    const old = pvTables.low;
+    const oldHigh = pvTables.high;
+    pvTables.installGrant(frame, flags);
+    // What was mapped here is dropped without a word, a grant's handle left behind (release builds).
+    this.#pages.putEntry(vcpu, old, oldHigh, 1);
     return true;
   }
 
-  /** xen: create_grant_p2m_mapping. Over another grant the domain is crashed; RAM is replaced without a word. */
-  #createGfn(vcpu: Vcpu, domain: Domid, at: number, frame: Mfn, flags: number): boolean {
-    const { p2m } = this.#parts;
-    const gfn = at as Gfn;
-    if (at >= p2m.gfns) return false;
-    const type = p2m.type(domain, gfn);
-    if (type === P2mType.grantReadonly || type === P2mType.grantWritable) {
-      this.#crash(domain, `mapped a grant over the grant at gfn ${at}`);
-      return false;
-    }
+  #findPte(domain: Domid, low: number, high: number, flags: number): boolean {
+    const { pvTables } = this.#parts;
+    return (flags & GNTMAP.contains_pte) === 0 ? pvTables.find(domain, low, high) : pvTables.findAt(domain, low, high);
+  }
+
+  /** xen: create_grant_p2m_mapping. */
+  #createGfn(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, flags: number): boolean {
+    if ((flags & ~GFN_FLAGS) !== 0) return false;
     const isReadonly = (flags & GNTMAP.readonly) !== 0;
-    return this.#setGfn(vcpu, domain, gfn, frame, isReadonly ? P2mType.grantReadonly : P2mType.grantWritable);
-  }
-
-  /**
-   * The one writer of p2m entries of a running domain: devices see what the entry says, dfn = gfn.
-   * False, and nothing done, when there is no memory for the device tables.
-   */
-  #setGfn(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
-    const { p2m, driver } = this.#parts;
-    const { iommu, deviceTables } = this.#domain(domain);
-    const dfn = gfn as number as Dfn;
-    if (iommu && deviceTables === 'ram') {
-      if (type === P2mType.hole) driver.unmap(vcpu, domain, dfn, 0);
-      else if (driver.map(vcpu, domain, dfn, frame, p2mDeviceRights(type)) !== 0) return false;
-    }
-    p2m.set(domain, gfn, frame, type);
-    return true;
+    return this.#physmap.add(vcpu, domain, gfn, frame, isReadonly ? P2mType.grantReadonly : P2mType.grantWritable);
   }
 
   destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean {
-    const { windows, p2m } = this.#parts;
+    const { pvTables, p2m } = this.#parts;
     if (this.#domain(domain).kind === 'hvm') {
       const gfn = ((low >>> 12) + high * 0x100000) as Gfn;
-      const type = p2m.type(domain, gfn);
-      if (type !== P2mType.grantReadonly && type !== P2mType.grantWritable) return false;
-      if (p2m.frame(domain, gfn) !== frame) return false;
-      this.#setGfn(vcpu, domain, gfn, frame, P2mType.hole);
+      if (!isGrantType(p2m.type(domain, gfn)) || p2m.frame(domain, gfn) !== frame) return false;
+      this.#physmap.remove(vcpu, domain, gfn);
       return true;
     }
-    if (!windows.find(domain, low, high, flags) || !windows.holds(frame, flags)) return false;
-    windows.clear();
+    if (!this.#findPte(domain, low, high, flags) || !pvTables.holdsGrant(frame, flags)) return false;
+    pvTables.write(0, 0);
+    return true;
+  }
+
+  /** xen: replace_grant_pv_mapping, steal_linear_address. A PTE that was taken from the new address is not put back. */
+  replace(
+    domain: Domid,
+    low: number,
+    high: number,
+    newLow: number,
+    newHigh: number,
+    frame: Mfn,
+    flags: number,
+  ): boolean {
+    const { pvTables } = this.#parts;
+    if (this.#domain(domain).kind === 'hvm' || (flags & GNTMAP.contains_pte) !== 0) return false;
+    if (!pvTables.find(domain, newLow, newHigh)) return false;
+    const taken = pvTables.low;
+    const takenHigh = pvTables.high;
+    pvTables.write(0, 0);
+    if (!pvTables.find(domain, low, high) || !pvTables.holdsGrant(frame, flags)) return false;
+    pvTables.write(taken, takenHigh);
     return true;
   }
 }

@@ -6,8 +6,7 @@ import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
 import { joinWords } from '../../machine/wide.ts';
-import type { DriverAccess } from '../device-access.ts';
-import type { Parts } from '../parts.ts';
+import type { OperationContext } from './context.ts';
 
 /** Scratch words: first device frame, frame, pages (in `count`: 1), access rights, pages done. */
 export const DmaScratch = {
@@ -24,12 +23,6 @@ const Phase = { check: 0, page: 1, pageFlush: 2, end: 3, endFlush: 4, next: 5 } 
 
 /** Pieces of an unmap between two ends, as Xen ends batches of grants: what is held back stays bounded. */
 const PIECES_PER_END = 32;
-
-/** What operations of the hypervisor's own work with. */
-export interface OperationContext {
-  readonly parts: Parts;
-  readonly access: DriverAccess;
-}
 
 function fail(record: Uint32Array, errno: number): number {
   record[Pending.result] = errno;

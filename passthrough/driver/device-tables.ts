@@ -12,6 +12,9 @@ import { DOMID_XEN, type Domid } from '../../machine/ids.ts';
 export const ENTRY_READ = 1;
 export const ENTRY_WRITE = 2;
 
+/** The entry is a leaf above the lowest level. */
+const LARGE = 1 << 7;
+
 const ROOT = 0;
 const UNITS = 1;
 const RECORD_WORDS = 2;
@@ -129,6 +132,26 @@ export class DeviceTables {
     }
     this.#lastTable = at as Mfn;
     return 1;
+  }
+
+  /** A domain's table goes, all of its pages with it. xen: iommu_free_pgtables. */
+  destroy(domain: Domid): void {
+    const root = this.root(domain);
+    if (root < 0) return;
+    this.#freeTable(root as Mfn, this.levels);
+    this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, 0);
+    this.#lastDomain = -1;
+  }
+
+  #freeTable(table: Mfn, level: number): void {
+    const frames = this.#frames;
+    for (let entry = 0; level > 1 && entry < 512; entry += 1) {
+      const low = frames.readWord(table, entry * 2);
+      if ((low & 3) === 0 || (low & LARGE) !== 0) continue;
+      this.#freeTable(((low >>> 12) + (frames.readWord(table, entry * 2 + 1) & 0xfffff) * 0x100000) as Mfn, level - 1);
+    }
+    frames.dropReferences(table, 1, 0);
+    frames.free(table);
   }
 
   /** The frame that the found entry names. */

@@ -1,57 +1,102 @@
-// Domain ids, per unit: which did a domain's translations carry on a unit. xen: vtd/iommu.c domid_bitmap, domid_map.
+// Domain ids, per unit: which did a domain's translations carry on a unit. xen: vtd/iommu.c domid_bitmap, domid_map,
+// get_iommu_did.
+//
+// A unit with 65536 ids has one for every domid there can be: the did is the domid (identity), or with caching mode its
+// complement, which keeps did 0 out of use. A smaller unit hands its ids out and takes them back.
 
 import { Errno } from '../../machine/errno.ts';
 import { FreeSet } from '../../machine/heap/free-set.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Did, Domid } from '../../machine/ids.ts';
 
+/** First of the domids that stand for devices in quarantine, one each. xen: DOMID_MASK + 1, pseudo_domid. */
+const QUARANTINE_FIRST = 0x8000;
+const IDENTITY_DIDS = 0x10000;
+
+/** The domid that stands for a device in quarantine with tables of its own. */
+export function quarantineDomid(index: number): Domid {
+  return (QUARANTINE_FIRST + index) as Domid;
+}
+
+export function isQuarantine(domain: number): boolean {
+  return domain >= QUARANTINE_FIRST;
+}
+
+/** Which device a domid of {@link quarantineDomid} stands for. */
+export function quarantineIndex(domain: Domid): number {
+  return domain - QUARANTINE_FIRST;
+}
+
+export interface DomainIdsOptions {
+  readonly unit: number;
+  readonly dids: number;
+  readonly domains: number;
+  /** Devices that may be in quarantine under a did of their own. */
+  readonly quarantines?: number;
+  /** With caching mode did 0 is never handed out: absent context entries are cached under it. VT-d 6.2.2.1. */
+  readonly reserveZero: boolean;
+}
+
 export class DomainIds {
   readonly #heap: Heap;
-  readonly #used: FreeSet;
-  /** Per domain: its did + 1, 0 when it has none. */
-  readonly #didOf: number;
-  /** Per did: the domain + 1. */
-  readonly #domainOf: number;
+  readonly #domains: number;
+  readonly #quarantines: number;
+  /** What a did differs in from its domid, bit by bit, where they are the same for all; -1: ids are handed out. */
+  readonly #identity: number;
+  readonly #used: FreeSet | null = null;
+  /** Per domain, then per quarantine: its did + 1, 0 when it has none. */
+  readonly #didOf: number = 0;
+  /** Per did: the domid + 1. */
+  readonly #domainOf: number = 0;
 
-  /** With caching mode did 0 is never handed out: absent context entries are cached under it. VT-d 6.2.2.1. */
-  constructor(
-    heap: Heap,
-    options: { readonly unit: number; readonly dids: number; readonly domains: number; readonly reserveZero: boolean },
-  ) {
+  constructor(heap: Heap, options: DomainIdsOptions) {
     this.#heap = heap;
+    this.#domains = options.domains;
+    this.#quarantines = options.quarantines ?? 0;
+    this.#identity = options.dids < IDENTITY_DIDS ? -1 : options.reserveZero ? 0xffff : 0;
+    if (this.#identity >= 0) return;
     this.#used = new FreeSet(heap, `unit ${options.unit} dids in use`, options.dids);
-    this.#didOf = heap.reserve(`unit ${options.unit} did of domain`, options.domains).base;
+    this.#didOf = heap.reserve(`unit ${options.unit} did of domain`, this.#domains + this.#quarantines).base;
     this.#domainOf = heap.reserve(`unit ${options.unit} domain of did`, options.dids).base;
     if (options.reserveZero) this.#used.take(0);
   }
 
+  #place(domain: Domid): number {
+    return this.#didOf + (isQuarantine(domain) ? this.#domains + quarantineIndex(domain) : domain);
+  }
+
   /** The domain's did on this unit; -1 when it has none. */
   didOf(domain: Domid): Did | -1 {
-    return (this.#heap.words[this.#didOf + domain]! - 1) as Did | -1;
+    if (this.#identity >= 0) return (domain ^ this.#identity) as Did;
+    return (this.#heap.words[this.#place(domain)]! - 1) as Did | -1;
   }
 
   /** The domain that a did stands for; -1 when it is free. */
   domainOf(did: number): Domid | -1 {
-    return (this.#heap.words[this.#domainOf + did]! - 1) as Domid | -1;
+    if (this.#identity < 0) return (this.#heap.words[this.#domainOf + did]! - 1) as Domid | -1;
+    const domain = (did ^ this.#identity) as Domid;
+    const isKnown = isQuarantine(domain) ? quarantineIndex(domain) < this.#quarantines : domain < this.#domains;
+    return isKnown ? domain : -1;
   }
 
   /** The domain's did, the lowest free one if it has none yet. -EBUSY when all are used. */
   obtain(domain: Domid): Did | typeof Errno.EBUSY {
     const known = this.didOf(domain);
     if (known >= 0) return known as Did;
-    const did = this.#used.takeLowest();
+    const did = this.#used!.takeLowest();
     if (did < 0) return Errno.EBUSY;
-    this.#heap.write(this.#didOf + domain, did + 1);
+    this.#heap.write(this.#place(domain), did + 1);
     this.#heap.write(this.#domainOf + did, domain + 1);
     return did as Did;
   }
 
   /** Gives the domain's did back. The map is cleared before the bitmap (xen: XSA-399). */
   release(domain: Domid): void {
+    if (this.#used === null) return;
     const did = this.didOf(domain);
     if (did < 0) return;
     this.#heap.write(this.#domainOf + did, 0);
-    this.#heap.write(this.#didOf + domain, 0);
+    this.#heap.write(this.#place(domain), 0);
     this.#used.put(did);
   }
 }

@@ -4,20 +4,21 @@
 // piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
 // nothing.
 
-import { HypervisorBug } from '../../machine/errors.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import type { Dfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
-import { DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
+import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
-import { highWord, joinWords } from '../../machine/wide.ts';
+import { highWord, joinWords, nextBit } from '../../machine/wide.ts';
 import type { VtdUnit } from '../hardware/index.ts';
-import type { AccessChange, Flush, FlushPolicy, Release, Rights } from '../policy/flush-policy.ts';
+import type { Flush, FlushPolicy, Release } from '../policy/flush-policy.ts';
+import { ChangeInMaking, rightsOf } from './access-change.ts';
 import type { Clock } from './clock.ts';
+import type { Contexts } from './contexts.ts';
 import type { DeviceTables } from './device-tables.ts';
 import type { DomainIds } from './domain-ids.ts';
 import { FlushLedger } from './flush-ledger.ts';
-import { hasRoom, isRegisterIdle, submitContext, submitIotlb, submitWait } from './invalidation.ts';
+import { hasRoom, isRegisterIdle, submitContext, submitDeviceTlb, submitIotlb, Waits } from './invalidation.ts';
 
 // Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
 const COUNT = 0;
@@ -29,6 +30,8 @@ const TOUCHED = 4;
 const PHASE = 5;
 /** Units whose wait is not over. */
 const AWAITED = 6;
+/** The first device TLB that the request in hand has not come to. */
+const DEVICE_TLB = 7;
 const REQUESTS = 8;
 // A request: its kind, the domain with the order above it, the device frame.
 const REQUEST_WORDS = 4;
@@ -41,6 +44,9 @@ const REQUESTS_MAX = 62;
 const SUBMIT = 0;
 const SUBMIT_WAITS = 1;
 const WAIT = 2;
+/** A wait for what one unit was just sent, and nothing else: submitted, then awaited. */
+const SUBMIT_OWN_WAIT = 3;
+const OWN_WAIT = 4;
 
 const PAGE = 3;
 const DOMAIN = 2;
@@ -50,18 +56,6 @@ const LEAVES_ONLY = 0x100;
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
 
-/** A change in the making: the one object that policies are shown. */
-class Change implements AccessChange {
-  domain = 0 as Domid;
-  dfn = 0 as Dfn;
-  order = 0;
-  from: Rights = 'none';
-  to: Rights = 'none';
-  frameChanged = false;
-  pendingRemoval = false;
-  absentMayBeCached = false;
-}
-
 export interface FlushEngineOptions {
   readonly heap: Heap;
   readonly frames: FrameTable;
@@ -69,6 +63,7 @@ export interface FlushEngineOptions {
   readonly units: readonly VtdUnit[];
   readonly ids: readonly DomainIds[];
   readonly tables: DeviceTables;
+  readonly contexts: Contexts;
   readonly vcpus: number;
   readonly domains: number;
   readonly ledgerCapacity: number;
@@ -78,16 +73,16 @@ export interface FlushEngineOptions {
 
 export class FlushEngine {
   readonly ledger: FlushLedger;
-  /** Words written by the hardware when a wait descriptor is reached: one per (vCPU, unit). */
-  readonly statusFrame: Mfn;
+  readonly waits: Waits;
   policy: FlushPolicy;
   release: Release;
   readonly #frames: FrameTable;
   readonly #units: readonly VtdUnit[];
   readonly #ids: readonly DomainIds[];
   readonly #tables: DeviceTables;
+  readonly #contexts: Contexts;
   readonly #states: readonly Uint32Array[];
-  readonly #change = new Change();
+  readonly #change = new ChangeInMaking();
   readonly #flushes: readonly Flush[];
   readonly #cachingUnits: number;
   readonly #allUnits: number;
@@ -98,6 +93,7 @@ export class FlushEngine {
     this.#units = options.units;
     this.#ids = options.ids;
     this.#tables = options.tables;
+    this.#contexts = options.contexts;
     this.ledger = new FlushLedger(heap, options.clock, {
       vcpus: options.vcpus,
       domains: options.domains,
@@ -117,9 +113,7 @@ export class FlushEngine {
         (state) => REQUESTS + state[COUNT]! * REQUEST_WORDS,
       ),
     );
-    const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
-    if (frame < 0) throw new RangeError('frames: expected room for the invalidation status');
-    this.statusFrame = frame as Mfn;
+    this.waits = new Waits(frames, options.units);
     this.#allUnits = 2 ** options.units.length - 1;
     this.policy = policy;
     this.release = release;
@@ -223,7 +217,10 @@ export class FlushEngine {
     this.request(vcpu, GLOBAL, 0, 0, 0);
   }
 
-  /** Of one unit, by did: the context cache of a device, then the IOTLB (xen: domain_context_mapping_one). */
+  /**
+   * Of one unit, by did: the context cache of a device, then the IOTLB, each with a wait of its own (xen:
+   * domain_context_mapping_one).
+   */
   requestContextFlush(vcpu: Vcpu, unit: number, did: number, sourceId: number): void {
     this.request(vcpu, CONTEXT_OF, did, sourceId, unit);
     this.request(vcpu, IOTLB_OF, did, 0, unit);
@@ -250,10 +247,13 @@ export class FlushEngine {
     const phase = state[PHASE]!;
     if (phase === WAIT) return this.#wait(vcpu, state);
     if (phase === SUBMIT_WAITS) return this.#submitWaits(vcpu, state);
+    if (phase === SUBMIT_OWN_WAIT) return this.#submitOwnWait(vcpu, state);
+    if (phase === OWN_WAIT) return this.#ownWait(vcpu, state);
     const count = state[COUNT]!;
     if (count > 0) return this.#submit(vcpu, state, count);
     if (state[WAIT_WANTED] === 0) return Progress.done;
-    if (!this.#takesWait(nextBit(state[TOUCHED]!, 0))) return Progress.blocked;
+    const first = nextBit(state[TOUCHED]!, 0);
+    if (first >= 0 && !this.waits.canSubmit(first)) return Progress.blocked;
     state[PHASE] = SUBMIT_WAITS;
     state[AWAITED] = state[TOUCHED]!;
     state[UNIT] = 0;
@@ -268,16 +268,24 @@ export class FlushEngine {
     const order = state[at + DOMAIN_ORDER]! >>> 16;
     const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!) as Dfn;
     const mask = this.#unitsOf(kind & 0xff, domain, order);
-    const unit = nextBit(mask, state[UNIT]!);
-    if (unit >= 0) {
-      const on = this.#units[unit]!;
-      if (!isRegisterIdle(on) || !hasRoom(on)) return Progress.blocked;
-      if (this.#submitTo(on, kind, domain, dfn, order)) state[TOUCHED] = state[TOUCHED]! | (1 << unit);
+    const first = state[UNIT]!;
+    const unit = nextBit(mask, first);
+    const on = unit < 0 ? null : this.#units[unit]!;
+    if (on && (!isRegisterIdle(on) || !hasRoom(on))) return Progress.blocked;
+    // What was removed before the first unit is told is covered on all of them; what comes later may not be.
+    const by = kind & 0xff;
+    if (first === 0 && by <= PAGE) this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, by === PAGE ? dfn : -1, order);
+    if (on) {
       state[UNIT] = unit + 1;
+      if (this.#submitTo(on, kind, domain, dfn, order)) {
+        state[TOUCHED] = state[TOUCHED]! | (1 << unit);
+        if (this.#isAwaitedAtOnce(unit, kind, domain)) {
+          state[PHASE] = SUBMIT_OWN_WAIT;
+          state[DEVICE_TLB] = 0;
+          return Progress.more;
+        }
+      }
       if (nextBit(mask, unit + 1) >= 0) return Progress.more;
-    }
-    if ((kind & 0xff) <= PAGE) {
-      this.ledger.cover(vcpu, (kind & 0xff) === GLOBAL ? -1 : domain, (kind & 0xff) === PAGE ? dfn : -1, order);
     }
     state[at + KIND] = 0;
     state[UNIT] = 0;
@@ -288,6 +296,48 @@ export class FlushEngine {
     state[COUNT] = 0;
     state[NEXT] = 0;
     return state[WAIT_WANTED] === 0 ? Progress.done : Progress.more;
+  }
+
+  /**
+   * Context entries are never left half done; and device TLBs may be told only when the IOTLB, from which they would
+   * fill themselves again, is clean. VT-d 6.5.2.5.
+   */
+  #isAwaitedAtOnce(unit: number, kind: number, domain: number): boolean {
+    return (kind & 0xff) >= CONTEXT_OF || this.#nextDeviceTlb(unit, kind, domain, 0) >= 0;
+  }
+
+  /** The next device TLB that a request on a unit concerns; -1 when there is none. */
+  #nextDeviceTlb(unit: number, kind: number, domain: number, from: number): number {
+    const by = kind & 0xff;
+    if (by === CONTEXT_OF || !this.#contexts.hasDeviceTlbs) return -1;
+    const did = by === GLOBAL ? -1 : by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid);
+    return this.#contexts.nextDeviceTlb(unit, did, from);
+  }
+
+  /** xen: queue_invalidate_wait, after each invalidation. By register the command itself says when it is done. */
+  #submitOwnWait(vcpu: Vcpu, state: Uint32Array): Progress {
+    const unit = state[UNIT]! - 1;
+    if (!this.waits.canSubmit(unit)) return Progress.blocked;
+    this.waits.submit(vcpu, unit);
+    state[PHASE] = OWN_WAIT;
+    return Progress.more;
+  }
+
+  /** What the unit was sent is complete: the device TLBs come next, one by one. */
+  #ownWait(vcpu: Vcpu, state: Uint32Array): Progress {
+    const unit = state[UNIT]! - 1;
+    if (!this.waits.isOver(vcpu, unit)) return Progress.blocked;
+    state[TOUCHED] = state[TOUCHED]! & ~(1 << unit);
+    const at = REQUESTS + state[NEXT]! * REQUEST_WORDS;
+    const kind = state[at + KIND]!;
+    const device = this.#nextDeviceTlb(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
+    state[PHASE] = device < 0 ? SUBMIT : SUBMIT_OWN_WAIT;
+    if (device < 0) return Progress.more;
+    const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!);
+    const order = (kind & 0xff) === PAGE ? state[at + DOMAIN_ORDER]! >>> 16 : -1;
+    submitDeviceTlb(this.#frames, this.#units[unit]!, this.#contexts.deviceTlbSource(device), dfn, order);
+    state[DEVICE_TLB] = device + 1;
+    return Progress.more;
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
@@ -310,24 +360,12 @@ export class FlushEngine {
     return true;
   }
 
-  /** Whether a wait can be submitted to a unit (-1: there is none to submit it to). */
-  #takesWait(unit: number): boolean {
-    if (unit < 0) return true;
-    const on = this.#units[unit]!;
-    return !on.queueEnabled || hasRoom(on);
-  }
-
   #submitWaits(vcpu: Vcpu, state: Uint32Array): Progress {
     const awaited = state[AWAITED]!;
     const unit = nextBit(awaited, state[UNIT]!);
     if (unit >= 0) {
-      if (!this.#takesWait(unit)) return Progress.blocked;
-      const on = this.#units[unit]!;
-      if (on.queueEnabled) {
-        const word = this.#statusWord(vcpu, unit);
-        this.#frames.writeWord(this.statusFrame, word, 0);
-        submitWait(this.#frames, on, this.statusFrame, word);
-      }
+      if (!this.waits.canSubmit(unit)) return Progress.blocked;
+      this.waits.submit(vcpu, unit);
       state[UNIT] = unit + 1;
       if (nextBit(awaited, unit + 1) >= 0) return Progress.more;
     }
@@ -336,20 +374,10 @@ export class FlushEngine {
     return Progress.more;
   }
 
-  #statusWord(vcpu: number, unit: number): number {
-    const word = vcpu * this.#units.length + unit;
-    if (word >= 1024) throw new HypervisorBug('F3', `no status word for vCPU ${vcpu} and unit ${unit}`);
-    return word;
-  }
-
   #wait(vcpu: Vcpu, state: Uint32Array): Progress {
     const awaited = state[AWAITED]!;
     for (let unit = nextBit(awaited, 0); unit >= 0; unit = nextBit(awaited, unit + 1)) {
-      const on = this.#units[unit]!;
-      const isOver = on.queueEnabled
-        ? this.#frames.readWord(this.statusFrame, this.#statusWord(vcpu, unit)) === 1
-        : isRegisterIdle(on);
-      if (!isOver) return Progress.blocked;
+      if (!this.waits.isOver(vcpu, unit)) return Progress.blocked;
     }
     state[TOUCHED] = state[TOUCHED]! & ~awaited;
     state[AWAITED] = 0;
@@ -362,6 +390,7 @@ export class FlushEngine {
   /** Units that this CPU waits for now: the hardware to let run. 0 when it does not wait. */
   awaited(vcpu: Vcpu): number {
     const state = this.#states[vcpu]!;
+    if (state[PHASE] === OWN_WAIT) return 1 << (state[UNIT]! - 1);
     return state[PHASE] === WAIT ? state[AWAITED]! : 0;
   }
 }
@@ -407,14 +436,4 @@ class VcpuFlush implements Flush {
   get unwaited(): boolean {
     return this.#engine.isUnwaited(this.vcpu);
   }
-}
-
-function rightsOf(bits: number): Rights {
-  return bits === 0 ? 'none' : (bits & 2) !== 0 ? 'rw' : 'ro';
-}
-
-/** The lowest bit of a mask at or above `from`; -1 when there is none. */
-export function nextBit(mask: number, from: number): number {
-  const rest = from > 31 ? 0 : (mask >>> from) << from;
-  return rest === 0 ? -1 : 31 - Math.clz32(rest & -rest);
 }

@@ -1,8 +1,9 @@
 // What the hypervisor does to its units.
 
 export { Clock } from './clock.ts';
+export { Contexts, type DeviceTlb } from './contexts.ts';
 export { DeviceTables } from './device-tables.ts';
-export { DomainIds } from './domain-ids.ts';
-export { FlushEngine, nextBit } from './flush-engine.ts';
+export { DomainIds, isQuarantine, quarantineDomid, quarantineIndex } from './domain-ids.ts';
+export { FlushEngine } from './flush-engine.ts';
 export { COMPLETION_ARGUMENTS, FlushLedger } from './flush-ledger.ts';
 export { IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';

@@ -1,8 +1,10 @@
 // How the driver hands invalidations to a unit: by descriptors in the queue, or by registers.
 // xen: vtd/qinval.c, vtd/iommu.c.
 
-import type { Mfn } from '../../machine/frame-number.ts';
+import { HypervisorBug } from '../../machine/errors.ts';
+import { type Mfn, PAGE_WORDS, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
+import { DOMID_XEN, type Vcpu } from '../../machine/ids.ts';
 import { QUEUE_ENTRIES, Register, type VtdUnit } from '../hardware/index.ts';
 
 const GRANULARITY_DOMAIN = 2;
@@ -11,6 +13,7 @@ const GRANULARITY_PAGE = 3;
 // Low words of descriptors: type, then what is always set. VT-d 6.5.2.
 const IOTLB = 2;
 const CONTEXT_CACHE = 1;
+const DEVICE_TLB = 3;
 /** Wait: status write and fence, no interrupt, status data 1. */
 const WAIT = 5 | (1 << 5) | (1 << 6);
 
@@ -23,6 +26,11 @@ export function isRegisterIdle(unit: VtdUnit): boolean {
 /** Whether another descriptor fits in the queue: one slot stays empty, so that a full queue is not an empty one. */
 export function hasRoom(unit: VtdUnit): boolean {
   return unit.queued < QUEUE_ENTRIES - 1;
+}
+
+/** Whether the unit can invalidate 2^order pages and no more. */
+export function isPageSelective(unit: VtdUnit, order: number): boolean {
+  return unit.capabilities.pageSelective && order <= unit.capabilities.maxAddressMask;
 }
 
 function submit(frames: FrameTable, unit: VtdUnit, w0: number, w1: number, w2: number, w3: number): void {
@@ -44,8 +52,7 @@ export function submitIotlb(
   order: number,
   leavesOnly: boolean,
 ): void {
-  const { capabilities } = unit;
-  const isPage = granularity === GRANULARITY_PAGE && capabilities.pageSelective && order <= capabilities.maxAddressMask;
+  const isPage = granularity === GRANULARITY_PAGE && isPageSelective(unit, order);
   const by = granularity === GRANULARITY_PAGE && !isPage ? GRANULARITY_DOMAIN : granularity;
   const addressLow = isPage ? (dfn << 12) | (leavesOnly ? 1 << 6 : 0) | order : 0;
   const addressHigh = isPage ? (dfn < 0x100000 ? 0 : Math.floor(dfn / 0x100000)) : 0;
@@ -66,7 +73,58 @@ export function submitContext(frames: FrameTable, unit: VtdUnit, did: number, so
   unit.writeRegister(Register.CCMD, ((sourceId << 16) | did) >>> 0, (0x80000000 | (device << 29)) >>> 0);
 }
 
-/** Submits a wait: when the hardware reaches it, it writes 1 to the status word. */
-export function submitWait(frames: FrameTable, unit: VtdUnit, statusFrame: Mfn, word: number): void {
-  submit(frames, unit, WAIT, 1, (statusFrame << 12) | (word << 2), statusFrame >>> 20);
+/**
+ * Submits the invalidation of a device's own TLB: 2^order pages, or everything (`order` -1, or one that the unit cannot
+ * invalidate as pages). In the address of more than one page the lowest 0 bit says how many. VT-d 6.5.2.5.
+ */
+export function submitDeviceTlb(frames: FrameTable, unit: VtdUnit, sourceId: number, dfn: number, order: number): void {
+  if (order < 0 || !isPageSelective(unit, order)) {
+    return submit(frames, unit, DEVICE_TLB, sourceId, 0xfffff001, 0x7fffffff);
+  }
+  const first = order === 0 ? dfn : dfn + pagesOf(order - 1) - 1;
+  const low = ((first << 12) | (order === 0 ? 0 : 1)) >>> 0;
+  submit(frames, unit, DEVICE_TLB, sourceId, low, Math.floor(first / 0x100000));
+}
+
+/** Waits for what units were sent: what the hardware writes when it comes to a wait lies in a frame of the driver's. */
+export class Waits {
+  readonly #frames: FrameTable;
+  readonly #units: readonly VtdUnit[];
+  /** One word per (vCPU, unit). */
+  readonly #status: Mfn;
+
+  /** @throws RangeError when there is no memory for the frame. */
+  constructor(frames: FrameTable, units: readonly VtdUnit[]) {
+    this.#frames = frames;
+    this.#units = units;
+    const frame = frames.allocate(DOMID_XEN, { xenHeap: true });
+    if (frame < 0) throw new RangeError('frames: expected room for the invalidation status');
+    this.#status = frame as Mfn;
+  }
+
+  canSubmit(unit: number): boolean {
+    const on = this.#units[unit]!;
+    return !on.queueEnabled || hasRoom(on);
+  }
+
+  /** Submits a wait. By register there is none: the commands themselves say when they are done. */
+  submit(vcpu: Vcpu, unit: number): void {
+    const on = this.#units[unit]!;
+    if (!on.queueEnabled) return;
+    const word = this.#word(vcpu, unit);
+    this.#frames.writeWord(this.#status, word, 0);
+    submit(this.#frames, on, WAIT, 1, (this.#status << 12) | (word << 2), this.#status >>> 20);
+  }
+
+  /** Whether a unit has done everything that the CPU sent it before its last wait. */
+  isOver(vcpu: Vcpu, unit: number): boolean {
+    const on = this.#units[unit]!;
+    return on.queueEnabled ? this.#frames.readWord(this.#status, this.#word(vcpu, unit)) === 1 : isRegisterIdle(on);
+  }
+
+  #word(vcpu: Vcpu, unit: number): number {
+    const word = vcpu * this.#units.length + unit;
+    if (word >= PAGE_WORDS) throw new HypervisorBug('F3', `no status word for vCPU ${vcpu} and unit ${unit}`);
+    return word;
+  }
 }

@@ -14,7 +14,9 @@ export {
 } from './capabilities.ts';
 export { DmaInFlight, type TranslatedAccess } from './dma.ts';
 export { FaultLog, type FaultView } from './fault-log.ts';
+export { type Invalidation, invalidationOf } from './invalidation-record.ts';
 export { decode, encode, type Field, fieldOf, type Layout, layouts } from './layouts.ts';
 export { Access, FaultReason, faultReasonName, Register } from './registers.ts';
 export { addressFrame, type Translation, translate } from './translate.ts';
-export { QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';
+export { type InvalidationObserver, QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';
+export { TranslationType } from './walk.ts';

@@ -78,6 +78,15 @@ export const iotlbDescriptor = layout('IOTLB invalidate descriptor', 128, {
   address: [127, 76],
 });
 
+/** VT-d 6.5.2.5. With `size`, the lowest 0 of the address (bit 12 and above) says how many pages are meant. */
+export const deviceTlbDescriptor = layout('device-TLB invalidate descriptor', 128, {
+  type: [3, 0],
+  maxPending: [20, 16],
+  sourceId: [47, 32],
+  size: 64,
+  address: [127, 76],
+});
+
 /** VT-d 6.5.2.8. */
 export const waitDescriptor = layout('invalidation wait descriptor', 128, {
   type: [3, 0],
@@ -181,6 +190,7 @@ export const layouts: readonly Layout[] = [
   secondLevelEntry,
   contextCacheDescriptor,
   iotlbDescriptor,
+  deviceTlbDescriptor,
   waitDescriptor,
   faultRecord,
   capability,

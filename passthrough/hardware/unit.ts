@@ -75,6 +75,14 @@ export interface UnitOptions {
   readonly caches: { readonly adversary: Adversary } | { readonly lru: LruShape };
 }
 
+/**
+ * Told of every invalidation and wait in the order in which a unit takes them: the descriptor's four words, or those
+ * that say the same as a command register. No part of the state.
+ */
+export interface InvalidationObserver {
+  taken(unit: number, w0: number, w1: number, w2: number, w3: number, byRegister: boolean): void;
+}
+
 /** Counters of a unit, unhashed: what it did since it was made. */
 export const UNIT_COUNTERS = [
   'contextInvalidations',
@@ -92,6 +100,7 @@ export class VtdUnit {
   readonly drains: number;
   readonly caches: TranslationCaches;
   readonly faults: FaultLog;
+  observer: InvalidationObserver | null = null;
   readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #dma: DmaInFlight;
@@ -313,6 +322,7 @@ export class VtdUnit {
     own[HELD] = 1;
     for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = words[i]!;
     own[HELD_FROM] = from;
+    this.observer?.taken(this.index, words[0]!, words[1]!, words[2]!, words[3]!, true);
     this.caches.fetchInvalidation();
   }
 
@@ -332,10 +342,11 @@ export class VtdUnit {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
       if ((queue[at]! & STATUS_WRITE) !== 0) this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
-    } else {
+    } else if (type !== DescriptorType.deviceTlb || !this.capabilities.deviceTlb) {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
       return this.faults.queueError();
     }
+    this.observer?.taken(this.index, queue[at]!, queue[at + 1]!, queue[at + 2]!, queue[at + 3]!, false);
     own[HEAD] = (head + 1) & (QUEUE_ENTRIES - 1);
   }
 

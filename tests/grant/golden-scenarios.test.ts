@@ -230,7 +230,7 @@ describe('an HVM mapper chooses the device frame: dfn is the gfn of the host add
       elements: [{ flags: HOST, ref: 9, domain: 1, hostAddress: gfn(10) }],
     });
     expect(again.elements![0]!.status).toBe(GrantStatus.general_error);
-    expect(again.crashed).toEqual([{ domain: 3, reason: 'mapped a grant over the grant at gfn 10' }]);
+    expect(again.crashed).toEqual([{ domain: 3, reason: 'mapped over the grant at gfn 10' }]);
     expect(s.machine.control.root.domains[3]!.state).toBe('crashed');
   });
 });

@@ -58,7 +58,7 @@ describe('a crash', () => {
     machine.begin({ op: 'map_grant_ref', domain: 0, elements: [mapAt(8)] });
     while (machine.control.root.domains[0]!.state === 'alive') machine.microStep(V0);
     const twin = fork(machine);
-    const crashed = [{ domain: 0, reason: 'mapped a grant over the grant at gfn 8' }];
+    const crashed = [{ domain: 0, reason: 'mapped over the grant at gfn 8' }];
     for (const each of [machine, twin]) {
       while (each.microStep(V0) !== Progress.done);
       expect(each.finish(V0).crashed).toEqual(crashed);

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { Progress } from '../../../machine/pending.ts';
-import { nextBit } from '../../../passthrough/driver/index.ts';
+import { nextBit } from '../../../machine/wide.ts';
 import { type Capabilities, Register } from '../../../passthrough/hardware/index.ts';
 import { waitWords } from '../hardware/tables.ts';
 import { CPU, DEVICE, DriverRig, dfn, OTHER_CPU, unit } from './driver-rig.ts';

@@ -84,6 +84,7 @@ describe('attaching a device', () => {
     const rig = new DriverRig({ units: [{ cachingMode: true }] });
     expect(attach(rig, 1)).toEqual([
       '0: context device did 0 source 300',
+      '0: wait 1=1',
       '0: iotlb domain did 0 drains rw',
       '0: wait 1=1',
     ]);
@@ -97,6 +98,7 @@ describe('attaching a device', () => {
     rig.driver.map(CPU, domain(1), dfn(5), frame, 3);
     expect(attach(rig, 2)).toEqual([
       '0: context device did 0 source 300',
+      '0: wait 1=1',
       '0: iotlb domain did 0 drains rw',
       '0: wait 1=1',
     ]);
@@ -172,6 +174,7 @@ describe('detaching a device', () => {
     expect(contextWords(rig, DEVICE)).toEqual([0, 0, 0, 0]);
     expect(rig.finish()).toEqual([
       '0: context device did 0 source 300',
+      '0: wait 1=1',
       '0: iotlb domain did 0 drains rw',
       '0: wait 1=1',
     ]);

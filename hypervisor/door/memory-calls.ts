@@ -1,0 +1,161 @@
+// Operations on memory and domains between the door and the pending record.
+
+import type { GrantContext } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
+import { PAGE_SIZE } from '../../machine/frame-number.ts';
+import type { Vcpu } from '../../machine/ids.ts';
+import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
+import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
+import type { DomainControl } from '../control.ts';
+import { TableScratch } from '../operations/page-tables.ts';
+import { ExtentWords, MapSpace, ReservationScratch } from '../operations/reservation.ts';
+import type { Parts } from '../parts.ts';
+import type { MemoryOp } from './memory-op.ts';
+import type { OpResult } from './op.ts';
+import { type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
+
+/** Memory operations that run in micro-steps. */
+export type MemoryStepOp = Exclude<MemoryOp, { op: 'create_domain' | 'store' | 'destroy_domain' }>;
+type Of<Name extends MemoryOp['op']> = Extract<MemoryOp, { op: Name }>;
+
+const ORDER_MAX = 18;
+
+export class MemoryCalls {
+  readonly #parts: Parts;
+  readonly #context: GrantContext;
+  readonly #domain: (domain: number) => DomainControl | null;
+
+  constructor(parts: Parts, context: GrantContext, domain: (domain: number) => DomainControl | null) {
+    this.#parts = parts;
+    this.#context = context;
+    this.#domain = domain;
+  }
+
+  place(op: MemoryStepOp, vcpu: Vcpu): Vcpu | OpResult {
+    const caller = this.#domain(op.domain);
+    if (!caller) return { result: Errno.ESRCH };
+    switch (op.op) {
+      case 'update_va_mapping':
+      case 'map_foreign':
+      case 'pin_table':
+      case 'unpin_table':
+        return caller.kind === 'hvm' ? { result: Errno.EOPNOTSUPP } : this.#placeTable(op, vcpu, caller);
+      case 'decrease_reservation':
+        return this.#placeExtents(op, vcpu, op.frames, 0, []);
+      case 'populate_physmap':
+      case 'increase_reservation':
+        return this.#placeExtents(op, vcpu, op.gfns, op.order ?? 0, op.allocate ?? []);
+      default:
+        return this.#placePhysmap(op, vcpu);
+    }
+  }
+
+  #open(op: MemoryStepOp, vcpu: Vcpu, count: number): Uint32Array {
+    return this.#parts.pending.open(vcpu, vcpuOpCode(op.op), op.domain, count);
+  }
+
+  #placeTable(
+    op: Of<'update_va_mapping' | 'map_foreign' | 'pin_table' | 'unpin_table'>,
+    vcpu: Vcpu,
+    caller: DomainControl,
+  ): Vcpu | OpResult {
+    if (op.op === 'map_foreign') {
+      if (!caller.hardware) return { result: Errno.EPERM };
+      if (this.#context.domain(op.owner as never) === null) return { result: Errno.ESRCH };
+    }
+    if (op.op === 'pin_table' && ![1, 2, 3, 4].includes(op.level)) {
+      throw new RangeError(`level ${String(op.level)}: expected 1 to 4`);
+    }
+    const record = this.#open(op, vcpu, 0);
+    if ('address' in op) {
+      record[TableScratch.addressLow] = wideLow(op.address, 'address');
+      record[TableScratch.addressHigh] = wideHigh(op.address, 'address');
+    }
+    if (op.op === 'update_va_mapping') {
+      record[TableScratch.entryLow] = wideLow(op.entry, 'entry');
+      record[TableScratch.entryHigh] = wideHigh(op.entry, 'entry');
+    } else if (op.op === 'map_foreign') {
+      record[TableScratch.entryLow] = op.frame === null ? 0 : word32(op.frame, 'frame') + 1;
+      record[TableScratch.entryHigh] = op.writable ? 1 : 0;
+      record[TableScratch.owner] = op.owner;
+    } else record[TableScratch.frame] = word32(op.frame, 'frame');
+    if (op.op === 'pin_table') record[TableScratch.level] = op.level;
+    return vcpu;
+  }
+
+  #placeExtents(
+    op: Of<'decrease_reservation' | 'populate_physmap' | 'increase_reservation'>,
+    vcpu: Vcpu,
+    numbers: readonly number[],
+    order: number,
+    allocate: readonly number[],
+  ): Vcpu | OpResult {
+    const { pending } = this.#parts;
+    if (!Array.isArray(numbers)) throw new TypeError(`${op.op}: expected a list of frame numbers`);
+    if (numbers.length > pending.elementsMax) {
+      throw new RangeError(`${numbers.length} extents: expected at most ${pending.elementsMax} (option batchMax)`);
+    }
+    if (!Number.isInteger(order) || order < 0 || order > ORDER_MAX) {
+      throw new RangeError(`order ${order}: expected 0 to ${ORDER_MAX}`);
+    }
+    if ('argument' in op && op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
+    const record = pending.record(vcpu);
+    for (const [index, number] of numbers.entries()) {
+      const at = ARGUMENTS + index * ARGUMENT_WORDS;
+      record.fill(0, at, at + ARGUMENT_WORDS);
+      record[at + ExtentWords.number] = word32(number, 'frame');
+      const asked = allocate[index];
+      if (asked !== undefined) record[at + ExtentWords.asked] = word32(asked, 'allocate') + 1;
+    }
+    this.#open(op, vcpu, numbers.length)[ReservationScratch.order] = order;
+    return vcpu;
+  }
+
+  #placePhysmap(op: Of<'add_to_physmap' | 'remove_from_physmap'>, vcpu: Vcpu): Vcpu | OpResult {
+    if (op.op === 'add_to_physmap' && op.space !== MapSpace.grantTable) {
+      throw new RangeError(`space ${String(op.space)}: expected ${MapSpace.grantTable}, the grant table`);
+    }
+    const record = this.#open(op, vcpu, 0);
+    record[ReservationScratch.gfn] = word32(op.gfn, 'gfn');
+    if (op.op === 'add_to_physmap') record[ReservationScratch.frameIndex] = word32(op.index, 'index');
+    return vcpu;
+  }
+
+  /** What a finished operation says beside its return value. */
+  result(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
+    if (name === 'map_foreign' && result === 0 && record[TableScratch.entryLow] !== 0) {
+      return { result, frames: [record[TableScratch.frame]!] };
+    }
+    if (name !== 'populate_physmap' && name !== 'increase_reservation') return { result };
+    const frames = Array.from(
+      { length: Math.max(0, result) },
+      (_, index) => record[ARGUMENTS + index * ARGUMENT_WORDS + ExtentWords.frame]!,
+    );
+    return { result, frames };
+  }
+
+  /** A processor stores bytes in memory. */
+  store(op: Of<'store'>): OpResult {
+    const { frames } = this.#parts;
+    const bytes = hexBytes(op.bytes, 'bytes');
+    if (!frames.isMemory(op.frame)) throw new RangeError(`frame ${op.frame}: expected a frame of memory`);
+    if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + bytes.length > PAGE_SIZE) {
+      throw new RangeError(`offset ${op.offset}: expected ${bytes.length} bytes to stay within the page`);
+    }
+    frames.writeBytes(op.frame as never, op.offset, bytes);
+    return { result: 0 };
+  }
+}
+
+/** Bytes from hex digits. @throws TypeError when they are not. */
+export function hexBytes(hex: string, name: string): Uint8Array {
+  if (typeof hex !== 'string' || hex.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(hex)) {
+    throw new TypeError(`${name}: expected pairs of hex digits`);
+  }
+  return Uint8Array.from({ length: hex.length / 2 }, (_, at) => Number.parseInt(hex.slice(at * 2, at * 2 + 2), 16));
+}
+
+/** Hex digits of bytes. */
+export function bytesHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}

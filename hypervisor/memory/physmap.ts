@@ -1,0 +1,127 @@
+// What a domain has where: frames that come and go, and the one writer of p2m entries, with which go its devices'.
+// xen: arch/x86/mm/p2m.c guest_physmap_add_entry, p2m_pt_set_entry; arch/x86/mm.c steal_page; common/page_alloc.c.
+
+import { GrantStatus, type PageMoves } from '../../grant/index.ts';
+import type { Dfn, Gfn, Mfn } from '../../machine/frame-number.ts';
+import { FrameType } from '../../machine/frame-table.ts';
+import { DOMID_INVALID, type Domid, type Vcpu } from '../../machine/ids.ts';
+import type { DomainControl } from '../control.ts';
+import type { DriverAccess } from '../device-access.ts';
+import type { Parts } from '../parts.ts';
+import { isGrantType, P2mType, p2mDeviceRights } from './p2m.ts';
+import type { PageTypes } from './page-types.ts';
+
+export class Physmap implements PageMoves {
+  readonly #parts: Parts;
+  readonly #access: DriverAccess;
+  readonly #pages: PageTypes;
+  readonly #domain: (domain: Domid) => DomainControl;
+  readonly #crash: (domain: Domid, reason: string) => void;
+
+  constructor(
+    parts: Parts,
+    access: DriverAccess,
+    pages: PageTypes,
+    domain: (domain: Domid) => DomainControl,
+    crash: (domain: Domid, reason: string) => void,
+  ) {
+    this.#parts = parts;
+    this.#access = access;
+    this.#pages = pages;
+    this.#domain = domain;
+    this.#crash = crash;
+  }
+
+  /**
+   * Puts a frame at a gfn of a translated domain. A frame that is RAM elsewhere goes from there; what is RAM here is
+   * replaced and is nowhere then; over a grant's mapping the domain is crashed. False when it cannot be done.
+   */
+  add(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
+    const { p2m, frames } = this.#parts;
+    if (gfn >= p2m.gfns) return false;
+    if (isGrantType(p2m.type(domain, gfn))) {
+      this.#crash(domain, `mapped over the grant at gfn ${gfn}`);
+      return false;
+    }
+    if (frames.owner(frame) === domain) {
+      const elsewhere = p2m.gfnOf(frame);
+      if (elsewhere >= 0 && elsewhere !== gfn) this.remove(vcpu, domain, elsewhere as Gfn);
+    }
+    return this.#set(vcpu, domain, gfn, frame, type);
+  }
+
+  /** Leaves a hole at a gfn. */
+  remove(vcpu: Vcpu, domain: Domid, gfn: Gfn): void {
+    this.#set(vcpu, domain, gfn, 0 as Mfn, P2mType.hole);
+  }
+
+  /** Devices see what the entry says, dfn = gfn. False, and nothing done, without memory for their tables. */
+  #set(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
+    const { p2m, driver } = this.#parts;
+    const { iommu, deviceTables } = this.#domain(domain);
+    const dfn = gfn as number as Dfn;
+    if (iommu && deviceTables === 'ram') {
+      if (type === P2mType.hole) driver.unmap(vcpu, domain, dfn, 0);
+      else if (driver.map(vcpu, domain, dfn, frame, p2mDeviceRights(type)) !== 0) return false;
+    }
+    p2m.set(domain, gfn, frame, type);
+    return true;
+  }
+
+  /** A frame that was just allocated for a domain becomes its RAM, at a gfn if it is translated. */
+  populate(vcpu: Vcpu, domain: Domid, frame: Mfn, gfn: Gfn): boolean {
+    if (this.#domain(domain).kind === 'hvm') return this.add(vcpu, domain, gfn, frame, P2mType.ram);
+    return this.#pages.makeWritable(vcpu, frame);
+  }
+
+  hasRoom(domain: Domid): boolean {
+    return this.#parts.frames.owned(domain) < this.#domain(domain).maxPages;
+  }
+
+  steal(vcpu: Vcpu, owner: Domid, low: number, high: number): GrantStatus {
+    const { frames } = this.#parts;
+    if (this.#domain(owner).kind === 'hvm') return GrantStatus.general_error;
+    if (high !== 0 || !frames.isAllocated(low)) return GrantStatus.bad_page;
+    const frame = low as Mfn;
+    if (frames.owner(frame) !== owner || frames.isXenHeap(frame)) return GrantStatus.bad_page;
+    if (!frames.isHeld(frame) || frames.references(frame) !== 1) return GrantStatus.bad_page;
+    this.#pages.strip(vcpu, frame);
+    frames.changeOwner(frame, DOMID_INVALID);
+    return GrantStatus.okay;
+  }
+
+  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfn: number): void {
+    this.#parts.frames.changeOwner(frame, domain);
+    this.populate(vcpu, domain, frame, gfn as Gfn);
+  }
+
+  discard(vcpu: Vcpu, frame: Mfn): void {
+    this.#parts.frames.resetType(frame, FrameType.none);
+    this.#pages.drop(vcpu, frame, 1, 0);
+  }
+
+  /**
+   * A domain gives a frame back: an HVM one by gfn. It stays while others refer to it. xen: guest_remove_page.
+   * @returns false when there is nothing that it could give back.
+   */
+  giveBack(vcpu: Vcpu, domain: Domid, number: number): boolean {
+    const { frames, p2m } = this.#parts;
+    let frame = number as Mfn;
+    if (this.#domain(domain).kind === 'hvm') {
+      const gfn = number as Gfn;
+      if (p2m.type(domain, gfn) !== P2mType.ram) return false;
+      frame = p2m.frame(domain, gfn);
+      if (frames.owner(frame) !== domain) return false;
+      this.remove(vcpu, domain, gfn);
+    } else if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
+    if (!frames.isHeld(frame)) return true;
+    frames.unhold(frame);
+    this.#pages.drop(vcpu, frame, 1, 0);
+    return true;
+  }
+
+  /** Whether nothing that was taken away on a virtual CPU is still to be flushed. */
+  isFlushed(vcpu: Vcpu): boolean {
+    return this.#access.isFlushed(vcpu);
+  }
+}

@@ -1,0 +1,145 @@
+// The page tables of PV domains: four levels in frames of their own. VT-x is not needed to read them: the layout is
+// AMD64's (xen: arch/x86/include/asm/x86_64/page.h).
+
+import { GNTMAP } from '../../grant/index.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
+import { type FrameTable, FrameType } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
+import type { Domid } from '../../machine/ids.ts';
+
+/** Virtual address of the first page of the window that `create_domain` makes for every PV domain. */
+export const PV_WINDOW_BASE = 0x4000000000;
+
+/** Bits of an entry, in its low word; no-execute is the top bit of the high word. */
+export const Pte = { present: 1, writable: 2, user: 4, accessedDirty: 0x60 } as const;
+const NO_EXECUTE = 0x80000000;
+const { present: PRESENT, writable: WRITABLE } = Pte;
+
+const TOP_LEVEL = 4;
+
+/** The type of a frame that is a table of a level. */
+export function tableType(level: number): FrameType {
+  return (FrameType.l1PageTable + level - 1) as FrameType;
+}
+
+/** The frame that an entry names. */
+export function pteFrame(low: number, high: number): number {
+  return (low >>> 12) + (high & 0xfffff) * 0x100000;
+}
+
+export class PvTables {
+  /** Frame and entry of the L1 entry found last. */
+  frame = 0 as Mfn;
+  entry = 0;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  /** Per domain: its top table + 1. */
+  readonly #roots: number;
+
+  constructor(heap: Heap, frames: FrameTable, domains: number) {
+    this.#heap = heap;
+    this.#frames = frames;
+    this.#roots = heap.reserve('page table roots', domains).base;
+  }
+
+  /** A domain's top table; -1 when it has none. xen: guest_table. */
+  root(domain: Domid): Mfn | -1 {
+    return (this.#heap.words[this.#roots + domain]! - 1) as Mfn | -1;
+  }
+
+  setRoot(domain: Domid, frame: Mfn | -1): void {
+    this.#heap.write(this.#roots + domain, frame + 1);
+  }
+
+  /**
+   * Finds the L1 entry that maps an address. False where no L1 table does, for the hypervisor's own range (no guest
+   * table has entries for it) and for addresses that are not canonical. xen: guest_map_l1e.
+   */
+  find(domain: Domid, low: number, high: number): boolean {
+    const { blocks } = this.#heap;
+    const top = high >>> 15;
+    if (top !== 0 && top !== 0x1ffff) return false;
+    let at = this.root(domain) as number;
+    if (at < 0) return false;
+    for (let level = TOP_LEVEL; level > 1; level -= 1) {
+      const entry = tableIndex(low, high, level);
+      const word = blocks[at]![entry * 2]!;
+      if ((word & PRESENT) === 0) return false;
+      at = pteFrame(word, blocks[at]![entry * 2 + 1]!);
+    }
+    this.frame = at as Mfn;
+    this.entry = tableIndex(low, high, 1);
+    return true;
+  }
+
+  /** Finds the L1 entry at a machine address: in a frame of the domain's own that is an L1 table. */
+  findAt(domain: Domid, low: number, high: number): boolean {
+    const frame = (low >>> 12) + high * 0x100000;
+    if ((low & 7) !== 0 || !this.#frames.isAllocated(frame)) return false;
+    this.frame = frame as Mfn;
+    this.entry = (low & 0xfff) >>> 3;
+    const isTable = this.#frames.type(this.frame) === FrameType.l1PageTable && this.#frames.typeCount(this.frame) > 0;
+    return isTable && this.#frames.owner(this.frame) === domain;
+  }
+
+  /** The found entry's words. */
+  get low(): number {
+    return this.#frames.readWord(this.frame, this.entry * 2);
+  }
+
+  get high(): number {
+    return this.#frames.readWord(this.frame, this.entry * 2 + 1);
+  }
+
+  write(low: number, high: number): void {
+    this.#frames.writeEntry(this.frame, this.entry, low, high);
+  }
+
+  /** Puts a grant's mapping into the entry found. */
+  installGrant(frame: Mfn, flags: number): void {
+    const rights = (flags & GNTMAP.readonly) === 0 ? WRITABLE : 0;
+    const user = (flags & GNTMAP.application_map) !== 0 ? Pte.user : 0;
+    const low = (frame << 12) | PRESENT | rights | user | Pte.accessedDirty;
+    this.write(low >>> 0, ((frame >>> 20) | NO_EXECUTE) >>> 0);
+  }
+
+  /** Whether the entry found maps the frame with the rights of the grant. xen: replace_grant_pv_mapping, XSA-234. */
+  holdsGrant(frame: Mfn, flags: number): boolean {
+    const { low } = this;
+    const rights = PRESENT | ((flags & GNTMAP.readonly) === 0 ? WRITABLE : 0);
+    return (low & (PRESENT | WRITABLE)) === rights && pteFrame(low, this.high) === frame;
+  }
+
+  /**
+   * Hooks tables into one another so that an address has an L1 table, taking missing ones from `next`, which gives
+   * frames of a level (-1: none left). False then.
+   */
+  cover(domain: Domid, low: number, high: number, next: (level: number) => number): boolean {
+    let at = this.root(domain) as number;
+    if (at < 0) {
+      at = next(TOP_LEVEL);
+      if (at < 0) return false;
+      this.setRoot(domain, at as Mfn);
+    }
+    for (let level = TOP_LEVEL; level > 1; level -= 1) {
+      const entry = tableIndex(low, high, level);
+      const word = this.#frames.readWord(at, entry * 2);
+      if ((word & PRESENT) === 0) {
+        const fresh = next(level - 1);
+        if (fresh < 0) return false;
+        const flags = PRESENT | WRITABLE | Pte.user | Pte.accessedDirty;
+        this.#frames.writeEntry(at as Mfn, entry, ((fresh << 12) | flags) >>> 0, fresh >>> 20);
+        at = fresh;
+      } else at = pteFrame(word, this.#frames.readWord(at, entry * 2 + 1));
+    }
+    return true;
+  }
+}
+
+/** Entry of an address in the table of a level: 9 bits of it. */
+function tableIndex(low: number, high: number, level: number): number {
+  if (level === 1) return (low >>> 12) & 511;
+  if (level === 2) return (low >>> 21) & 511;
+  if (level === 3) return ((low >>> 30) | (high << 2)) & 511;
+  return (high >>> 7) & 511;
+}

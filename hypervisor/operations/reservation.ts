@@ -1,0 +1,138 @@
+// Memory that domains get and give back, in micro-steps, one page at a time. xen: common/memory.c.
+
+import { completeAll, flushThen } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
+import type { Gfn, Mfn } from '../../machine/frame-number.ts';
+import type { Domid, Vcpu } from '../../machine/ids.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
+import { P2mType } from '../memory/p2m.ts';
+import type { OperationContext } from './context.ts';
+
+/**
+ * Scratch words: order of the extents, pages done of the one in hand; for the physmap: space, index, gfn. The elements
+ * hold: gfn, first frame, and the frame asked for + 1.
+ */
+export const ReservationScratch = {
+  order: Pending.scratch,
+  page: Pending.scratch + 1,
+  space: Pending.scratch,
+  frameIndex: Pending.scratch + 1,
+  gfn: Pending.scratch + 2,
+} as const;
+export const ExtentWords = { number: 0, frame: 1, asked: 2 } as const;
+
+const Phase = { page: 0, pageFlush: 1, end: 2 } as const;
+/** In an add_to_physmap, a number of a status frame and not of a shared one. xen: XENMAPIDX_grant_table_status. */
+const STATUS_INDEX = 0x80000000;
+export const MapSpace = { grantTable: 1 } as const;
+
+function elementOf(record: Uint32Array): number {
+  return ARGUMENTS + record[Pending.index]! * ARGUMENT_WORDS;
+}
+
+/** Carries flushes on between pages, and lets go of what was held back at the end. */
+function after(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase === Phase.pageFlush) return flushThen(context.access, vcpu, Phase.pageFlush, Phase.page);
+  return completeAll(context.access, vcpu, Phase.end, Step.done);
+}
+
+/** The operation stops; its result says how many extents were done. */
+function stop(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
+  record[Pending.result] = record[Pending.index]!;
+  context.access.operationEnd(vcpu);
+  return Phase.end;
+}
+
+/** decrease_reservation: frames go back, PV by mfn, HVM by gfn; the first that cannot ends it. */
+export function stepDecreaseReservation(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase !== Phase.page) return after(context, vcpu, phase);
+  const record = context.parts.pending.record(vcpu);
+  const domain = record[Pending.domain] as Domid;
+  if (record[Pending.index] === record[Pending.count]) return stop(context, vcpu, record);
+  const number = record[elementOf(record) + ExtentWords.number]!;
+  if (!context.physmap.giveBack(vcpu, domain, number)) return stop(context, vcpu, record);
+  context.access.elementEnd(vcpu);
+  record[Pending.index]! += 1;
+  return Phase.pageFlush;
+}
+
+/** populate_physmap and increase_reservation: extents of 2^order frames, page by page. */
+export function stepPopulate(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase !== Phase.page) return after(context, vcpu, phase);
+  const record = context.parts.pending.record(vcpu);
+  if (record[Pending.index] === record[Pending.count]) return stop(context, vcpu, record);
+  const element = elementOf(record);
+  const domain = record[Pending.domain] as Domid;
+  const page = record[ReservationScratch.page]!;
+  if (page === 0 && !allocate(context, domain, record, element)) return stop(context, vcpu, record);
+  const frame = (record[element + ExtentWords.frame]! + page) as Mfn;
+  context.physmap.populate(vcpu, domain, frame, (record[element + ExtentWords.number]! + page) as Gfn);
+  context.access.elementEnd(vcpu);
+  if (page + 1 < 1 << record[ReservationScratch.order]!) record[ReservationScratch.page] = page + 1;
+  else {
+    record[ReservationScratch.page] = 0;
+    record[Pending.index]! += 1;
+  }
+  return Phase.pageFlush;
+}
+
+/** Frames for one extent, all or none. */
+function allocate(context: OperationContext, domain: Domid, record: Uint32Array, element: number): boolean {
+  const { frames } = context.parts;
+  const order = record[ReservationScratch.order]!;
+  const asked = record[element + ExtentWords.asked]!;
+  if (frames.owned(domain) + (1 << order) > context.domain(domain)!.maxPages) return false;
+  const frame = frames.allocateBlock(domain, order, asked === 0 ? undefined : asked - 1);
+  if (frame < 0) return false;
+  record[element + ExtentWords.frame] = frame;
+  return true;
+}
+
+/** add_to_physmap of a grant frame, which the table grows for. xen: xenmem_add_to_physmap_one, gnttab_map_frame. */
+export function stepAddToPhysmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase !== Phase.page) return after(context, vcpu, phase);
+  const record = context.parts.pending.record(vcpu);
+  record[Pending.result] = addGrantFrame(context, vcpu, record);
+  return Phase.end;
+}
+
+function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
+  const { grants, p2m } = context.parts;
+  const domain = record[Pending.domain] as Domid;
+  const index = record[ReservationScratch.frameIndex]!;
+  const gfn = record[ReservationScratch.gfn] as Gfn;
+  if (context.domain(domain)!.kind === 'pv') return Errno.EACCES;
+  if (gfn >= p2m.gfns) return Errno.EINVAL;
+  let frame: Mfn;
+  if ((index & STATUS_INDEX) !== 0) {
+    const at = index & ~STATUS_INDEX;
+    if (at >= grants.statusFrameCount(domain)) return Errno.EINVAL;
+    frame = grants.statusFrame(domain, at);
+  } else {
+    const grown = index < grants.frameCount(domain) ? 0 : grants.grow(domain, index + 1);
+    if (grown !== 0) return Errno.EINVAL;
+    frame = grants.frame(domain, index);
+  }
+  if (p2m.type(domain, gfn) === P2mType.ram && p2m.frame(domain, gfn) !== frame) removeRam(context, vcpu, domain, gfn);
+  return context.physmap.add(vcpu, domain, gfn, frame, P2mType.ram) ? 0 : Errno.EPERM;
+}
+
+/** What was RAM at a gfn goes: a page of the domain's for good, one of the hypervisor's only from here. */
+function removeRam(context: OperationContext, vcpu: Vcpu, domain: Domid, gfn: Gfn): void {
+  const { frames, p2m } = context.parts;
+  if (frames.isXenHeap(p2m.frame(domain, gfn))) context.physmap.remove(vcpu, domain, gfn);
+  else context.physmap.giveBack(vcpu, domain, gfn);
+}
+
+/** remove_from_physmap. xen: arch/x86/mm.c, XENMEM_remove_from_physmap. */
+export function stepRemoveFromPhysmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase !== Phase.page) return after(context, vcpu, phase);
+  const record = context.parts.pending.record(vcpu);
+  const { p2m } = context.parts;
+  const domain = record[Pending.domain] as Domid;
+  const gfn = record[ReservationScratch.gfn] as Gfn;
+  if (context.domain(domain)!.kind === 'pv') record[Pending.result] = Errno.EACCES;
+  else if (p2m.type(domain, gfn) !== P2mType.ram) record[Pending.result] = Errno.ENOENT;
+  else context.physmap.remove(vcpu, domain, gfn);
+  return Phase.end;
+}

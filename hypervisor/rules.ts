@@ -1,0 +1,109 @@
+// What a version of Xen does otherwise than others: decisions as data, with their sources.
+
+import type { GrantRules } from '../grant/index.ts';
+
+/** Decisions of a version. */
+export interface Rules {
+  readonly name: string;
+  readonly grants: GrantRules;
+}
+
+/** A decision: its values, what they mean and where that is from. */
+export interface RuleFact<Field extends keyof GrantRules = keyof GrantRules> {
+  readonly field: Field;
+  readonly sentence: string;
+  readonly values: Readonly<Record<GrantRules[Field], string>>;
+}
+
+function fact<Field extends keyof GrantRules>(entry: RuleFact<Field>): RuleFact {
+  return entry as unknown as RuleFact;
+}
+
+/** Every decision, with each value's source. */
+export const ruleFacts: readonly RuleFact[] = [
+  fact({
+    field: 'deviceRights',
+    sentence: "what lets a PV mapper's devices at a granted frame",
+    values: {
+      'live-handles': "the mapper's live handles on the frame, each by its rights (2010: 680e96b343, 84d7979493)",
+      'writable-pins': 'the writable pins of one entry; read-only grants give none (2008: 806da17f3d)',
+    },
+  }),
+  fact({
+    field: 'pinLimit',
+    sentence: 'which full pin counter refuses a use',
+    values: {
+      incremented: 'one that the use would count up (2021: 8cec5d065c)',
+      any: 'any of the four (before)',
+    },
+  }),
+  fact({
+    field: 'copyZeroLength',
+    sentence: 'a copy of no bytes',
+    values: {
+      done: 'done without a look at anything (2024: a4a790f432; recorded of 4.23-unstable)',
+      checked: 'checked like any other (recorded of 4.17.7)',
+    },
+  }),
+  fact({
+    field: 'copyFrameCheck',
+    sentence: "a copy's frame of a domain other than DOMID_SELF is refused",
+    values: {
+      'before-lookup': 'before that domain is looked up (recorded of 4.23-unstable)',
+      'after-lookup': 'after both domains were found (recorded of 4.17.7 with the fix of XSA-523)',
+    },
+  }),
+  fact({
+    field: 'cacheFlush',
+    sentence: 'GNTTABOP_cache_flush on x86',
+    values: {
+      done: 'done (recorded of 4.17.7)',
+      absent: 'no such operation (recorded of 4.23-unstable)',
+    },
+  }),
+];
+
+/** The versions that ship. */
+export const rulePresets = {
+  /** Debian's 4.17.7 with its security fixes, as recorded. */
+  xen4_17: {
+    name: 'xen4_17',
+    grants: {
+      deviceRights: 'live-handles',
+      pinLimit: 'incremented',
+      copyZeroLength: 'checked',
+      copyFrameCheck: 'after-lookup',
+      cacheFlush: 'done',
+    },
+  },
+  /** 4.23-unstable of August 2026, as recorded; with XSA-523 fixed. */
+  xen4_23: {
+    name: 'xen4_23',
+    grants: {
+      deviceRights: 'live-handles',
+      pinLimit: 'incremented',
+      copyZeroLength: 'done',
+      copyFrameCheck: 'before-lookup',
+      cacheFlush: 'absent',
+    },
+  },
+  /** The PV passthrough series of May 2008 with the fixes of its first week. */
+  xen2008: {
+    name: 'xen2008',
+    grants: {
+      deviceRights: 'writable-pins',
+      pinLimit: 'any',
+      copyZeroLength: 'checked',
+      copyFrameCheck: 'before-lookup',
+      cacheFlush: 'absent',
+    },
+  },
+} as const satisfies Record<string, Rules>;
+
+export type RulesName = keyof typeof rulePresets;
+
+/** @throws RangeError naming the presets that there are. */
+export function rulesNamed(name: string): Rules {
+  if (Object.hasOwn(rulePresets, name)) return rulePresets[name as RulesName];
+  throw new RangeError(`rules ${JSON.stringify(name)}: expected ${Object.keys(rulePresets).join(', ')}`);
+}

@@ -1,0 +1,117 @@
+// Root and context tables: which tables and which did a requester's translations go by, on each unit. VT-d 9.1, 9.3.
+
+import { Errno } from '../../machine/errno.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
+import type { FrameTable } from '../../machine/frame-table.ts';
+import { DOMID_XEN } from '../../machine/ids.ts';
+import { TranslationType } from '../hardware/index.ts';
+import { contextEntry, encode } from '../hardware/layouts.ts';
+
+/** A device that keeps translations in a TLB of its own (ATS). */
+export interface DeviceTlb {
+  readonly unit: number;
+  readonly source: number;
+}
+
+export interface ContextsOptions {
+  readonly frames: FrameTable;
+  readonly units: number;
+  /** Levels of every table that a context entry names. */
+  readonly levels: number;
+  /** Per unit: whether devices behind it may use device TLBs, which their entries then say. */
+  readonly deviceTlbUnits: readonly boolean[];
+  readonly deviceTlbs: readonly DeviceTlb[];
+}
+
+export class Contexts {
+  readonly #frames: FrameTable;
+  readonly #levels: number;
+  readonly #roots: readonly Mfn[];
+  readonly #deviceTlbUnits: readonly boolean[];
+  readonly #deviceTlbs: readonly DeviceTlb[];
+
+  /** @throws RangeError when there is no memory for the root tables. */
+  constructor(options: ContextsOptions) {
+    this.#frames = options.frames;
+    this.#levels = options.levels;
+    this.#deviceTlbUnits = options.deviceTlbUnits;
+    this.#deviceTlbs = options.deviceTlbs;
+    this.#roots = Array.from({ length: options.units }, () => {
+      const root = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
+      if (root < 0) throw new RangeError('frames: expected room for a root table per unit');
+      return root as Mfn;
+    });
+  }
+
+  rootTable(unit: number): Mfn {
+    return this.#roots[unit]!;
+  }
+
+  /** The context table of a requester's bus; -1 when there is none yet. */
+  #table(unit: number, source: number): Mfn | -1 {
+    const root = this.#roots[unit]!;
+    const at = (source >>> 8) * 4;
+    const low = this.#frames.readWord(root, at);
+    if ((low & 1) === 0) return -1;
+    return ((low >>> 12) + (this.#frames.readWord(root, at + 1) & 0xfffff) * 0x100000) as Mfn;
+  }
+
+  /** Makes the context table of a requester's bus, if there is none yet. 0, or -ENOMEM. */
+  makeTable(unit: number, source: number): 0 | typeof Errno.ENOMEM {
+    if (this.#table(unit, source) >= 0) return 0;
+    const table = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
+    if (table < 0) return Errno.ENOMEM;
+    const high = Math.floor(table / 0x100000);
+    this.#frames.writeWideEntry(this.#roots[unit]!, source >>> 8, ((table << 12) | 1) >>> 0, high, 0, 0);
+    return 0;
+  }
+
+  /** The did in a requester's entry; -1 when the entry is not present. */
+  didOf(unit: number, source: number): number {
+    const table = this.#table(unit, source);
+    if (table < 0) return -1;
+    const at = (source & 0xff) * 4;
+    if ((this.#frames.readWord(table, at) & 1) === 0) return -1;
+    return (this.#frames.readWord(table, at + 2) >>> 8) & 0xffff;
+  }
+
+  /** Writes a requester's entry in one piece. Its bus must have a context table. */
+  set(unit: number, source: number, root: Mfn, did: number): void {
+    const { tables, tablesAndDeviceTlb } = TranslationType;
+    const words = encode(contextEntry, {
+      present: 1,
+      translationType: this.#deviceTlbUnits[unit] ? tablesAndDeviceTlb : tables,
+      secondLevelTable: root,
+      addressWidth: this.#levels - 2,
+      domainId: did,
+    });
+    const table = this.#table(unit, source) as Mfn;
+    this.#frames.writeWideEntry(table, source & 0xff, words[0]!, words[1]!, words[2]!, words[3]!);
+  }
+
+  clear(unit: number, source: number): void {
+    const table = this.#table(unit, source);
+    if (table >= 0) this.#frames.writeWideEntry(table as Mfn, source & 0xff, 0, 0, 0, 0);
+  }
+
+  get hasDeviceTlbs(): boolean {
+    return this.#deviceTlbs.length > 0;
+  }
+
+  /**
+   * The next device TLB behind a unit, from the `from`-th on, whose device's entry has a did (-1: any). -1 when there
+   * is none. xen: dev_invalidate_iotlb.
+   */
+  nextDeviceTlb(unit: number, did: number, from: number): number {
+    for (let at = from; at < this.#deviceTlbs.length; at += 1) {
+      const device = this.#deviceTlbs[at]!;
+      if (device.unit === unit && (did < 0 || this.didOf(unit, device.source) === did)) return at;
+    }
+    return -1;
+  }
+
+  /** Source id of a device with a device TLB. */
+  deviceTlbSource(at: number): number {
+    return this.#deviceTlbs[at]!.source;
+  }
+}

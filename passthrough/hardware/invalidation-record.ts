@@ -1,0 +1,83 @@
+// Invalidations as plain records, for comparing what reaches a unit with what is known to reach it.
+
+import {
+  contextCacheDescriptor,
+  decode,
+  deviceTlbDescriptor,
+  fieldOf,
+  iotlbDescriptor,
+  type Layout,
+  waitDescriptor,
+} from './layouts.ts';
+import { DescriptorType } from './registers.ts';
+
+/** One descriptor, or one command of a register (`via`). `sid` is `bb:dd.f`, or a number in hexadecimal of an ATS. */
+export type Invalidation =
+  | {
+      readonly t: 'cc';
+      readonly g: string;
+      readonly did: number;
+      readonly sid?: string;
+      readonly fm?: number;
+      readonly via?: 'reg';
+    }
+  | {
+      readonly t: 'iotlb';
+      readonly g: string;
+      readonly dw: number;
+      readonly dr: number;
+      readonly did: number;
+      readonly addr?: string;
+      readonly am?: number;
+      readonly ih?: number;
+      readonly via?: 'reg';
+    }
+  | { readonly t: 'dev-iotlb'; readonly sid: string; readonly addr: string; readonly s: number }
+  | { readonly t: 'wait'; readonly if: number; readonly sw: number; readonly fn: number; readonly data: number }
+  | { readonly t: 'other'; readonly words: readonly number[] };
+
+const CONTEXT_BY = ['reserved', 'global', 'domain', 'device'];
+const IOTLB_BY = ['reserved', 'global', 'domain', 'page'];
+
+/** The address that a descriptor's upper half gives, in hexadecimal. */
+function addressOf(of: Layout<'address'>, words: readonly number[]): string {
+  const page = fieldOf(of, 'address', words);
+  return page === 0 ? '0x0' : `0x${page.toString(16)}000`;
+}
+
+function bdfText(source: number): string {
+  const hex = (part: number) => part.toString(16).padStart(2, '0');
+  return `${hex(source >>> 8)}:${hex((source >>> 3) & 31)}.${source & 7}`;
+}
+
+/** The record of a descriptor's four words, lowest first. */
+export function invalidationOf(words: readonly number[], byRegister: boolean): Invalidation {
+  const via = byRegister ? { via: 'reg' as const } : {};
+  switch (words[0]! & 0xf) {
+    case DescriptorType.context: {
+      const of = decode(contextCacheDescriptor, words);
+      const base = { t: 'cc', g: CONTEXT_BY[of.granularity]!, did: of.domainId } as const;
+      return of.granularity === 3
+        ? { ...base, sid: bdfText(of.sourceId), fm: of.functionMask, ...via }
+        : { ...base, ...via };
+    }
+    case DescriptorType.iotlb: {
+      const of = decode(iotlbDescriptor, words);
+      const g = IOTLB_BY[of.granularity]!;
+      const base = { t: 'iotlb', g, dw: of.drainWrites, dr: of.drainReads, did: of.domainId } as const;
+      if (of.granularity !== 3) return { ...base, ...via };
+      return { ...base, addr: addressOf(iotlbDescriptor, words), am: of.addressMask, ih: of.invalidationHint, ...via };
+    }
+    case DescriptorType.deviceTlb: {
+      const of = decode(deviceTlbDescriptor, words);
+      const sid = `0x${of.sourceId.toString(16)}`;
+      return { t: 'dev-iotlb', sid, addr: addressOf(deviceTlbDescriptor, words), s: of.size };
+    }
+    case DescriptorType.wait: {
+      const of = decode(waitDescriptor, words);
+      return { t: 'wait', if: of.interrupt, sw: of.statusWrite, fn: of.fence, data: of.statusData };
+    }
+    default:
+      return { t: 'other', words: [...words] };
+  }
+}

@@ -1,0 +1,74 @@
+// PCI functions as their unit sees them: which requester ids stand for each, and so which context entries it needs.
+
+import { parseSbdf, type Sbdf } from '../../machine/ids.ts';
+
+/** What a function is, as far as its context entries depend on it. xen: enum pdev_type. */
+export interface PciDescription {
+  readonly device: string;
+  readonly unit: number;
+  readonly type?: string;
+  readonly secondary?: number;
+  readonly subordinate?: number;
+}
+
+export interface PciFunction {
+  readonly sbdf: Sbdf;
+  readonly unit: number;
+  readonly isHostBridge: boolean;
+  /**
+   * Requester ids that its DMA may carry: its own; behind a conventional bridge the bridge's too, and for PCIe to PCI
+   * that of device 0 on the bridge's secondary bus. None for bridges: their entries follow the devices behind them.
+   */
+  readonly requesters: readonly Sbdf[];
+  /** Place among the functions that are no bridges, by address; -1 for bridges. */
+  readonly endpointIndex: number;
+}
+
+function isBridge(description: PciDescription): boolean {
+  return !['endpoint', 'pci-endpoint'].includes(description.type ?? 'endpoint');
+}
+
+/** The conventional bridge nearest to the root that a function is behind. xen: find_upstream_bridge. */
+function upstreamBridge(of: PciDescription, all: readonly PciDescription[]): PciDescription | null {
+  const sbdf = parseSbdf(of.device);
+  const bus = (sbdf >>> 8) & 0xff;
+  const above = all.filter(
+    ({ device, type, secondary, subordinate }) =>
+      (type === 'pcie-to-pci-bridge' || type === 'pci-bridge') &&
+      parseSbdf(device) >>> 16 === sbdf >>> 16 &&
+      secondary !== undefined &&
+      secondary <= bus &&
+      bus <= (subordinate ?? secondary),
+  );
+  return above.sort((a, b) => a.secondary! - b.secondary!)[0] ?? null;
+}
+
+/** xen: vtd/iommu.c domain_context_mapping. */
+function requestersOf(of: PciDescription, all: readonly PciDescription[]): Sbdf[] {
+  if (isBridge(of)) return [];
+  const own = parseSbdf(of.device);
+  const bridge = of.type === 'pci-endpoint' ? upstreamBridge(of, all) : null;
+  if (!bridge) return [own];
+  const above = parseSbdf(bridge.device);
+  if (bridge.type === 'pci-bridge') return [own, above];
+  const alias = (above - (above % 0x10000) + bridge.secondary! * 0x100) as Sbdf;
+  return alias === own ? [own, above] : [own, above, alias];
+}
+
+/** What the descriptions say of each function, in their order. */
+export function pciFunctions(descriptions: readonly PciDescription[]): PciFunction[] {
+  const endpoints = descriptions
+    .filter((one) => !isBridge(one))
+    .map(({ device }) => parseSbdf(device))
+    .sort((a, b) => a - b);
+  return descriptions.map((one) => {
+    const sbdf = parseSbdf(one.device);
+    return {
+      sbdf,
+      unit: one.unit,
+      isHostBridge: one.type === 'host-bridge',
+      requesters: requestersOf(one, descriptions),
+      endpointIndex: isBridge(one) ? -1 : endpoints.indexOf(sbdf),
+    };
+  });
+}
