@@ -22,27 +22,17 @@ const V2_PER_FRAME = 256;
 /** 16-bit words of status in a frame. */
 const STATUS_PER_FRAME = 2048;
 
-/** The parts of the grant tables that are asked here; of those without version 2, as far as there are any. */
-interface Tables {
-  version?(domain: Domid): number;
-  sharedFrames?(domain: Domid): readonly Mfn[];
-  statusFrames?(domain: Domid): readonly Mfn[];
-}
-
 const NO_FRAMES = { shared: [], status: [] } as const;
 
 export class MachineProbe {
   readonly #machine: Hypervisor;
-  readonly #tables: Tables;
 
   constructor(machine: Hypervisor) {
     this.#machine = machine;
-    this.#tables = machine.parts.grants as Tables;
   }
 
   version(domain: number): number {
-    if (!this.#machine.control.root.domains[domain]) return 1;
-    return this.#tables.version?.(domain as Domid) ?? 1;
+    return this.#machine.control.root.domains[domain] ? this.#machine.parts.grants.version(domain as Domid) : 1;
   }
 
   /** Frames of a domain's shared table, and of its status table. */
@@ -51,11 +41,10 @@ export class MachineProbe {
     if (!control.root.domains[domain]) return NO_FRAMES;
     const { grants } = parts;
     const id = domain as Domid;
-    const frames = Math.ceil(grants.entries(id) / V1_PER_FRAME);
-    const shared =
-      this.#tables.sharedFrames?.(id) ??
-      Array.from({ length: frames }, (_, index) => grants.sharedFrame(id, index * V1_PER_FRAME));
-    return { shared, status: this.#tables.statusFrames?.(id) ?? [] };
+    return {
+      shared: Array.from({ length: grants.frameCount(id) }, (_, index) => grants.frame(id, index)),
+      status: Array.from({ length: grants.statusFrameCount(id) }, (_, index) => grants.statusFrame(id, index)),
+    };
   }
 
   /** Refs that lie in one frame of the shared table. */
@@ -118,15 +107,9 @@ export class MachineProbe {
     return driver.tables.exists(domain as Domid) ? driver.lookup(domain as Domid, dfn as Dfn) : null;
   }
 
-  /** Frames that a domain owns, those that are the hypervisor's own aside. */
+  /** Frames of RAM that a domain owns. */
   totalPages(domain: number): number {
-    const { frames } = this.#machine.parts;
-    let count = 0;
-    for (let at = 0; at < frames.frames; at += 1) {
-      const frame = at as Mfn;
-      if (frames.isAllocated(at) && frames.owner(frame) === domain && !frames.isXenHeap(frame)) count += 1;
-    }
-    return count;
+    return this.#machine.parts.frames.owned(domain as Domid);
   }
 
   isHvm(domain: number): boolean {

@@ -15,7 +15,7 @@ import { domainOp, domainRecords, machineOptions } from './machine-plan.ts';
 import { MachineProbe } from './machine-probe.ts';
 import { memoryHandlers } from './memory-records.ts';
 import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-context.ts';
-import { type DescriptorTap, UnitTap } from './unit-tap.ts';
+import { UnitTap } from './unit-tap.ts';
 
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
 type AnyHandler = (context: ReplayContext, record: unknown, at: number) => Replayed | undefined;
@@ -31,7 +31,7 @@ export class Replay implements ReplayContext {
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
   windowAt = 0;
   readonly #comparison: Comparison;
-  readonly #tap: DescriptorTap;
+  readonly #tap: UnitTap;
 
   /**
    * Builds the machine that the recording describes, with its hardware domain.
