@@ -21,6 +21,9 @@ import { P2m } from './memory/p2m.ts';
 import { PvTables } from './memory/pv-tables.ts';
 import { type MachineConfig, unitCapabilities } from './options.ts';
 
+/** Room for the parts whose size does not depend on the number of frames. */
+const SMALL_PARTS_WORDS = 1 << 16;
+
 export interface Parts {
   readonly heap: Heap;
   readonly clock: Clock;
@@ -43,8 +46,9 @@ export interface Parts {
 }
 
 export function makeParts(config: MachineConfig): Parts {
-  const heap = new Heap();
   const { domains, vcpus } = config;
+  // Most of a large machine's words: a record of each frame, and per domain the handles on it.
+  const heap = new Heap((config.frames + config.hypervisorFrames) * (6 + 2 * domains) + SMALL_PARTS_WORDS);
   const clock = new Clock(heap);
   const frames = new FrameTable(heap, {
     frames: config.frames,

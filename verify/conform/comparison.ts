@@ -123,14 +123,17 @@ export class Comparison {
   #set(field: ComparedField, name: string, keys: number, expected: unknown, got: unknown, report: Report): void {
     const recorded = (expected ?? []) as readonly (readonly Observed[])[];
     const seen = (got ?? []) as readonly (readonly Observed[])[];
-    if (recorded.length === 0 && seen.length === 0) return;
+    if (recorded.length === seen.length && recorded.every((item, at) => sameItem(item, seen[at]!))) {
+      for (let at = 0; at < recorded.length; at += 1) this.#tally.agree(field.counter);
+      return;
+    }
     const keyOf = (item: readonly Observed[]) => item.slice(0, keys).join(',');
     const left = new Map(seen.map((item) => [keyOf(item), item]));
     for (const item of recorded) {
       const key = keyOf(item);
       const other = left.get(key);
       left.delete(key);
-      if (other && item.every((value, at) => value === other[at])) this.#tally.agree(field.counter);
+      if (other && sameItem(item, other)) this.#tally.agree(field.counter);
       else report(field.counter, `${name}[${key}]`, item.slice(keys), other ? other.slice(keys) : null);
     }
     for (const [key, item] of left) report(field.counter, `${name}[${key}]`, null, item.slice(keys));
@@ -158,5 +161,7 @@ export function sameDescriptor(a: RecordedDescriptor, b: RecordedDescriptor): bo
   for (const key in b) if (key !== UNCOMPARED && !(key in a)) return false;
   return true;
 }
+
+const sameItem = (a: readonly Observed[], b: readonly Observed[]): boolean => a.every((value, at) => value === b[at]);
 
 const observed = (value: unknown): Observed => (value === undefined ? null : (value as Observed));

@@ -4,6 +4,7 @@ import type { MachineProbe } from './machine-probe.ts';
 
 /** Refs that the recorder looks at. */
 const REFS = 1024;
+const PAGE_WORDS = 1024;
 
 type Change = readonly [domain: number, ref: number, flags: number, status: number];
 
@@ -18,14 +19,22 @@ interface Watched {
   refsPerFrame: number;
   /** As seen last, by ref: flags, and status above them. */
   readonly seen: Uint32Array;
-  isChanged: boolean;
+  /** Refs that may have changed; or any may have. */
+  readonly touched: Set<number>;
+  isAnyTouched: boolean;
+}
+
+/** What a frame is to whom: its first ref, and how many refs a word of it has (or a ref words, below 1). */
+interface TableFrame {
+  readonly watched: Watched;
+  readonly firstRef: number;
+  readonly refsPerWord: number;
 }
 
 export class EntryWatch {
   readonly #probe: MachineProbe;
   readonly #watched = new Map<number, Watched>();
-  /** Whose table a frame belongs to. */
-  readonly #tableOf = new Map<number, Watched>();
+  readonly #tableFrames = new Map<number, TableFrame>();
 
   constructor(probe: MachineProbe) {
     this.#probe = probe;
@@ -33,16 +42,16 @@ export class EntryWatch {
 
   /** From now on the entries in the first `frames` frames of a domain's table are watched. */
   watch(domain: number, frames: number): void {
-    const seen = new Uint32Array(REFS);
-    const watched = {
+    const watched: Watched = {
       domain,
       frames,
       shared: [],
       status: [],
       statusWindow: null,
-      refsPerFrame: 512,
-      seen,
-      isChanged: true,
+      refsPerFrame: 0,
+      seen: new Uint32Array(REFS),
+      touched: new Set(),
+      isAnyTouched: true,
     };
     this.#watched.set(domain, watched);
     this.tablesChanged(domain);
@@ -58,12 +67,18 @@ export class EntryWatch {
   tablesChanged(domain: number): void {
     const watched = this.#watched.get(domain);
     if (!watched) return;
-    watched.isChanged = true;
     const { shared, status } = this.#probe.tableFrames(domain);
+    const perFrame = this.#probe.refsPerFrame(domain);
     watched.shared = shared.slice(0, watched.frames);
     watched.status = status;
-    watched.refsPerFrame = this.#probe.refsPerFrame(domain);
-    for (const frame of [...watched.shared, ...status]) this.#tableOf.set(frame, watched);
+    watched.refsPerFrame = perFrame;
+    for (const [index, frame] of watched.shared.entries()) {
+      this.#tableFrames.set(frame, { watched, firstRef: index * perFrame, refsPerWord: perFrame / PAGE_WORDS });
+    }
+    for (const [index, frame] of status.entries()) {
+      this.#tableFrames.set(frame, { watched, firstRef: index * PAGE_WORDS * 2, refsPerWord: 2 });
+    }
+    watched.isAnyTouched = true;
   }
 
   /** The recorder maps a domain's frame at an address, or drops what is there. */
@@ -72,14 +87,18 @@ export class EntryWatch {
       const isStatus = watched.domain === domain && frame !== null && watched.status.includes(frame);
       if (!isStatus && watched.statusWindow !== address) continue;
       watched.statusWindow = isStatus ? address : null;
-      watched.isChanged = true;
+      watched.isAnyTouched = true;
     }
   }
 
-  /** Something was written to a frame. */
-  noteWrite(frame: number): void {
-    const watched = this.#tableOf.get(frame);
-    if (watched) watched.isChanged = true;
+  /** Something was written to a word of a frame. */
+  noteWrite(frame: number, word: number): void {
+    const table = this.#tableFrames.get(frame);
+    if (table === undefined) return;
+    const { watched, firstRef, refsPerWord } = table;
+    const ref = firstRef + Math.floor(word * refsPerWord);
+    watched.touched.add(ref);
+    if (refsPerWord > 1) watched.touched.add(ref + 1);
   }
 
   /** The guest wrote an entry's flags itself, which does not count as a change. */
@@ -94,29 +113,27 @@ export class EntryWatch {
   changes(): Change[] {
     const changes: Change[] = [];
     for (const watched of this.#watched.values()) {
-      if (watched.isChanged) changes.push(...this.#changesOf(watched));
+      if (watched.isAnyTouched || watched.touched.size > 0) changes.push(...this.#changesOf(watched));
     }
     return changes;
   }
 
   #changesOf(watched: Watched): Change[] {
-    const { domain, shared, refsPerFrame: perFrame, seen } = watched;
+    const { domain, shared, refsPerFrame, seen } = watched;
     const status = watched.statusWindow === null ? [] : watched.status;
-    const wordsPerEntry = 1024 / perFrame;
-    const refs = Math.min(REFS, shared.length * perFrame);
+    const refs = Math.min(REFS, shared.length * refsPerFrame);
     const changes: Change[] = [];
-    watched.isChanged = false;
-    for (let first = 0; first < refs; first += perFrame) {
-      const words = this.#probe.words(shared[first / perFrame]!);
-      const end = Math.min(refs, first + perFrame);
-      for (let ref = first, at = 0; ref < end; ref += 1, at += wordsPerEntry) {
-        const flags = words[at]! & 0xffff;
-        const state = perFrame === 512 ? 0 : this.#probe.statusOf(status, ref);
-        if (seen[ref] === ((state << 16) | flags) >>> 0) continue;
-        seen[ref] = (state << 16) | flags;
-        changes.push([domain, ref, flags, state]);
-      }
+    for (const ref of watched.isAnyTouched ? Array(refs).keys() : watched.touched) {
+      if (ref >= refs) continue;
+      const frame = shared[Math.floor(ref / refsPerFrame)]!;
+      const flags = this.#probe.words(frame)[(ref % refsPerFrame) * (PAGE_WORDS / refsPerFrame)]! & 0xffff;
+      const state = refsPerFrame === PAGE_WORDS / 2 ? 0 : this.#probe.statusOf(status, ref);
+      if (seen[ref] === ((state << 16) | flags) >>> 0) continue;
+      seen[ref] = (state << 16) | flags;
+      changes.push([domain, ref, flags, state]);
     }
+    watched.touched.clear();
+    watched.isAnyTouched = false;
     return changes;
   }
 }

@@ -54,11 +54,14 @@ export class MachineProbe {
 
   /** A grant entry, decoded; null for a ref that the table has not, or for no domain. */
   entry(domain: number, ref: number): SharedEntry | null {
-    const { shared, status } = this.tableFrames(domain);
+    const { parts, control } = this.#machine;
+    if (!control.root.domains[domain]) return null;
+    const { grants } = parts;
+    const id = domain as Domid;
     const perFrame = this.refsPerFrame(domain);
-    const frame = shared[Math.floor(ref / perFrame)];
-    if (frame === undefined) return null;
-    const words = this.words(frame);
+    const index = Math.floor(ref / perFrame);
+    if (index >= grants.frameCount(id)) return null;
+    const words = this.words(grants.frame(id, index));
     if (perFrame === V1_PER_FRAME) {
       const at = (ref % V1_PER_FRAME) * 2;
       const next = { domain: 0, ref: 0 };
@@ -70,7 +73,7 @@ export class MachineProbe {
     return {
       flags: first & 0xffff,
       grantee: first >>> 16,
-      status: this.statusOf(status, ref),
+      status: this.statusOf(this.tableFrames(domain).status, ref),
       frame: [words[at + 2]!, words[at + 3]!],
       next: { domain: words[at + 1]! & 0xffff, ref: words[at + 2]! },
     };

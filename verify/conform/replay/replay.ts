@@ -2,6 +2,7 @@
 
 import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
+import type { Mark } from '../../../machine/heap/heap.ts';
 import type { Comparison } from '../comparison.ts';
 import { isCompared, type Observation } from '../comparison.ts';
 import type { RecordKind } from '../recording/record-fields.ts';
@@ -18,6 +19,9 @@ import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-contex
 import { UnitTap } from './unit-tap.ts';
 
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
+/** The log of writes is let go of when it is this long. */
+const LOG_WORDS = 1 << 18;
+
 type AnyHandler = (context: ReplayContext, record: unknown, at: number) => Replayed | undefined;
 
 export class Replay implements ReplayContext {
@@ -30,6 +34,9 @@ export class Replay implements ReplayContext {
   readonly tally: Tally;
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
   windowAt = 0;
+  /** What is written from here on is in the heap's log; so far it has been looked at. */
+  #mark: Mark;
+  #looked = 0;
   readonly #comparison: Comparison;
   readonly #tap: UnitTap;
 
@@ -47,14 +54,13 @@ export class Replay implements ReplayContext {
     this.entries = new EntryWatch(this.probe);
     this.contents = new ContentWatch(this.probe);
     this.#tap = new UnitTap(this.machine.units[0]!);
+    this.#mark = this.machine.parts.heap.mark();
     const { result } = this.step(domainOp(recording, 0, this.domains.get(0), 1));
     if (result !== 0) throw unbuildable(recording, `domain 0 cannot be built: ${result}`);
   }
 
   /** Does an operation; what was written to memory is noted for those who watch it. */
   step(op: Op): Outcome {
-    const { heap } = this.machine.parts;
-    const mark = heap.mark();
     try {
       return this.machine.step(op);
     } catch (error) {
@@ -62,13 +68,21 @@ export class Replay implements ReplayContext {
       if (error instanceof TypeError || error instanceof RangeError) return { result: error.message };
       throw error;
     } finally {
-      heap.eachBlockWrittenSince(mark, this.#noteWrite);
-      heap.release(mark);
+      this.#noteWrites();
     }
   }
 
-  readonly #noteWrite = (block: number): void => {
-    this.entries.noteWrite(block);
+  #noteWrites(): void {
+    const { heap } = this.machine.parts;
+    this.#looked = heap.eachBlockWriteSince(this.#mark, this.#noteWrite, this.#looked);
+    if (this.#looked < LOG_WORDS) return;
+    heap.release(this.#mark);
+    this.#mark = heap.mark();
+    this.#looked = 0;
+  }
+
+  readonly #noteWrite = (block: number, word: number): void => {
+    this.entries.noteWrite(block, word);
     this.contents.noteWrite(block);
   };
 
