@@ -11,8 +11,8 @@ export interface GrantRules {
   readonly pinLimit: 'incremented' | 'any';
   /** A copy of no bytes: done without a look, or checked like any other. xen: a4a790f432. */
   readonly copyZeroLength: 'done' | 'checked';
-  /** A frame of a domain other than the caller: refused before that domain is looked up, or after. */
-  readonly copyFrameCheck: 'before-lookup' | 'after-lookup';
+  /** When a frame of a domain other than the caller is refused: with that domain, or where the end is claimed. */
+  readonly copyFrameCheck: 'before-lookup' | 'at-claim';
   /** GNTTABOP_cache_flush on x86. */
   readonly cacheFlush: 'done' | 'absent';
 }

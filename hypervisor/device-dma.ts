@@ -1,7 +1,7 @@
 // What devices do: accesses, translated by their unit and performed on memory, in one step or in two.
 
 import { Errno } from '../machine/errno.ts';
-import type { Mfn } from '../machine/frame-number.ts';
+import { type Mfn, PAGE_SIZE } from '../machine/frame-number.ts';
 import { parseSbdf } from '../machine/ids.ts';
 import { wideLow } from '../machine/wide.ts';
 import {
@@ -14,6 +14,7 @@ import {
   type TranslatedAccess,
   type VtdUnit,
 } from '../passthrough/index.ts';
+import { bytesHex, hexBytes } from './door/memory-calls.ts';
 import type { DmaResult, Op, OpResult } from './door/op.ts';
 import type { Parts } from './parts.ts';
 
@@ -21,6 +22,27 @@ type AccessOp = Extract<Op, { readonly op: 'dma' | 'dma_translate' }>;
 
 /** Words of a frame: the low 12 bits of an address, by 4 bytes. */
 const WORD_OF_PAGE = 0xffc;
+
+/** Bytes of one page that an access is about. */
+interface Burst {
+  readonly offset: number;
+  readonly length: number;
+  /** Of a write. */
+  readonly bytes: Uint8Array;
+}
+
+/** The bytes that an operation names; null: it is about one word. */
+function burstOf(op: AccessOp): Burst | null {
+  if (op.length === undefined && op.bytes === undefined) return null;
+  if (op.op === 'dma_translate') throw new TypeError('length, bytes: expected only of op dma, which is not held');
+  const bytes = hexBytes(op.bytes ?? '', 'bytes');
+  const length = op.access === 'read' ? (op.length ?? 4) : bytes.length;
+  const offset = wideLow(op.address, 'address') & 0xfff;
+  if (!Number.isInteger(length) || length < 1 || offset + length > PAGE_SIZE) {
+    throw new RangeError(`length ${length}: expected 1 to ${PAGE_SIZE - offset} bytes, within the page`);
+  }
+  return { offset, length, bytes };
+}
 
 export class DeviceDma {
   readonly #parts: Parts;
@@ -46,9 +68,11 @@ export class DeviceDma {
     const access = Access[op.access];
     if (access === undefined) throw new TypeError(`access ${String(op.access)}: expected read or write`);
     const dfn = addressFrame(op.address);
+    const burst = burstOf(op);
     const sourceId = parseSbdf(op.device) % 0x10000;
     const { frame, did } = this.#answer(op, unit, sourceId, dfn, access);
     if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
+    if (burst) return { result: 0, dma: this.#performBurst(frame, access, burst) };
     const word = (wideLow(op.address, 'address') & WORD_OF_PAGE) >>> 2;
     const held = { unit: unit.index, did, sourceId, dfn, frame, access, word, value: op.value ?? 0 };
     if (op.op === 'dma') return { result: 0, dma: this.#perform(held) };
@@ -84,6 +108,15 @@ export class DeviceDma {
   performAny(): boolean {
     const [held] = this.#parts.dma.all();
     return held !== undefined && this.perform(held.slot).result === 0;
+  }
+
+  /** A run of bytes in one page, translated once. */
+  #performBurst(frame: number, access: Access, { offset, length, bytes }: Burst): DmaResult {
+    const { frames } = this.#parts;
+    if (!frames.isMemory(frame)) return { frame };
+    if (access === Access.read) return { frame, bytes: bytesHex(frames.readBytes(frame, offset, length)) };
+    frames.writeBytes(frame as Mfn, offset, bytes);
+    return { frame };
   }
 
   #perform({ frame, word, access, value }: Omit<TranslatedAccess, 'slot'>): DmaResult {

@@ -50,7 +50,7 @@ export const ruleFacts: readonly RuleFact[] = [
     sentence: "a copy's frame of a domain other than DOMID_SELF is refused",
     values: {
       'before-lookup': 'before that domain is looked up (recorded of 4.23-unstable)',
-      'after-lookup': 'after both domains were found (recorded of 4.17.7 with the fix of XSA-523)',
+      'at-claim': 'where that end is claimed, both domains found and perhaps the source claimed (4.17.7, as recorded)',
     },
   }),
   fact({
@@ -72,7 +72,7 @@ export const rulePresets = {
       deviceRights: 'live-handles',
       pinLimit: 'incremented',
       copyZeroLength: 'checked',
-      copyFrameCheck: 'after-lookup',
+      copyFrameCheck: 'at-claim',
       cacheFlush: 'done',
     },
   },

@@ -8,7 +8,6 @@ import type { GrantContext } from './context.ts';
 
 const CLEAN = 1;
 const INVALIDATE = 2;
-const SOURCE_IS_REF = 0x80000000;
 
 /** @returns 0 or a negative errno. */
 export function cacheFlush(
@@ -21,9 +20,9 @@ export function cacheFlush(
   operation: number,
 ): number {
   if (offset >= PAGE_SIZE || length > PAGE_SIZE || offset + length > PAGE_SIZE) return Errno.EINVAL;
-  if ((operation & ~(CLEAN | INVALIDATE | SOURCE_IS_REF)) !== 0) return Errno.EINVAL;
+  // Refs (bit 31) instead of addresses are refused, too, as recorded.
+  if ((operation & ~(CLEAN | INVALIDATE)) !== 0) return Errno.EINVAL;
   if (length === 0 || (operation & (CLEAN | INVALIDATE)) === 0) return 0;
-  if ((operation & SOURCE_IS_REF) !== 0) return Errno.EOPNOTSUPP;
   const frame = (low >>> 12) + high * 0x100000;
   if (!context.frames.isMemory(frame)) return Errno.EINVAL;
   if (!context.frames.isAllocated(frame)) return Errno.EPERM;

@@ -86,6 +86,7 @@ function claimBoth(
     const high = record[at + CopyEndWords.high]!;
     if (isClaimed(claims, of, byRef, low, high)) continue;
     release(context, vcpu, of);
+    if (!byRef && named !== DOMID_SELF) return GrantStatus.permission_denied;
     const domain = (named === DOMID_SELF ? caller : named) as Domid;
     claims[of + Claim.named] = named;
     claims[of + Claim.domain] = domain;
@@ -95,22 +96,15 @@ function claimBoth(
   return GrantStatus.okay;
 }
 
-/** 2 to 4: frames by number only of the caller's own, and both domains must be there. */
+/** 2 to 4: both domains must be there; frames by number are only the caller's own, which 4.17 looks at later. */
 function checkDomains(
   context: GrantContext,
   ends: readonly { readonly domid: number; readonly byRef: boolean }[],
 ): GrantStatus {
-  const isForeignFrame = (end: { readonly domid: number; readonly byRef: boolean }) =>
-    end.domid !== DOMID_SELF && !end.byRef;
-  const isUnknown = ({ domid }: { readonly domid: number }) =>
-    domid !== DOMID_SELF && (domid >= DOMID_FIRST_RESERVED || context.domain(domid as Domid) === null);
-  if (context.rules.copyFrameCheck === 'after-lookup') {
-    if (ends.some(isUnknown)) return GrantStatus.bad_domain;
-    return ends.some(isForeignFrame) ? GrantStatus.permission_denied : GrantStatus.okay;
-  }
-  for (const end of ends) {
-    if (isForeignFrame(end)) return GrantStatus.permission_denied;
-    if (isUnknown(end)) return GrantStatus.bad_domain;
+  for (const { domid, byRef } of ends) {
+    if (domid === DOMID_SELF) continue;
+    if (!byRef && context.rules.copyFrameCheck === 'before-lookup') return GrantStatus.permission_denied;
+    if (domid >= DOMID_FIRST_RESERVED || context.domain(domid as Domid) === null) return GrantStatus.bad_domain;
   }
   return GrantStatus.okay;
 }

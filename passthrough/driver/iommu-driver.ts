@@ -190,6 +190,8 @@ export class IommuDriver {
    */
   map(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number): number {
     const { tables } = this;
+    // The tables of a dying domain are gone: there is nothing left to let at anything.
+    if (!tables.exists(domain)) return 0;
     if (!tables.reaches(dfn)) return Errno.ERANGE;
     const found = tables.find(domain, dfn, true);
     if (found < 0) return found;
@@ -208,6 +210,7 @@ export class IommuDriver {
    */
   unmap(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): number {
     const { tables } = this;
+    if (!tables.exists(domain)) return 0;
     let strongest = 0;
     let removed = 0;
     for (let page = 0, pages = pagesOf(order); page < pages; page += 1) {
