@@ -79,7 +79,9 @@ export class Heap {
     const base = this.blocks.length * BLOCK_WORDS;
     if (base + blocks * BLOCK_WORDS > WORDS_MAX)
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
-    for (let block = 0; block < blocks; block += 1) this.blocks.push(zeros);
+    const some = new Array<Uint32Array>(Math.min(blocks, 1024)).fill(zeros);
+    for (let left = blocks; left > 0; left -= some.length)
+      this.blocks.push(...(left < some.length ? some.slice(0, left) : some));
     return this.#add({
       name,
       index: this.#segments.length,
