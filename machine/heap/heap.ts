@@ -283,8 +283,8 @@ export class Heap {
   }
 
   /**
-   * Calls `visit` with block and word of each write to a block since the mark, in order; writes that owners of transient
-   * arrays make there may be missing.
+   * Calls `visit` with block and word of each write to a block since the mark, in order; writes that owners of
+   * transient arrays make there may be missing.
    * @param from where to go on: what the last call returned
    */
   eachBlockWriteSince(mark: Mark, visit: (block: number, word: number) => void, from = 0): number {
