@@ -25,6 +25,7 @@ const EXAMPLES = `
 Examples:
   $ passthrough dmar /sys/firmware/acpi/tables/DMAR    the VT-d units of this machine
   $ passthrough compare --policies queued,deferred     two flush policies on the example trace
+  $ passthrough conform recording.jsonl.gz             the model against a recording of real Xen
   $ passthrough dmar --help                            more about one command
 `;
 
@@ -42,6 +43,18 @@ Examples:
   $ passthrough compare
   $ passthrough compare --policies strict-page,queued,deferred:afterFlush --json
   $ passthrough compare --trace dma.txt --platform DMAR.bin --seed 7
+`;
+
+const CONFORM_HELP = `
+FILE is a recording of real Xen, .jsonl or .jsonl.gz: one JSON record per hypercall, device access or guest write, with
+what came of it. The model is built as the file's first records say, does every operation again, and each thing that
+the recording shows (return values, statuses, handles, grant entries, copied bytes, DMA, invalidations in order) is
+compared. After a disagreement the model goes on from its own state, so that the first one matters most.
+
+Examples:
+  $ passthrough conform tests/data/xen/*.jsonl.gz
+  $ passthrough conform scen.jsonl --first 3 --explain
+  $ passthrough conform scen.jsonl --json | jq '.files[].disagreements[0]'
 `;
 
 /**
@@ -73,6 +86,7 @@ function createProgram(io: CliIo, perform: Perform): Command {
   reportUsageErrors(program, io);
   reportUsageErrors(addDmar(program, perform), io);
   reportUsageErrors(addCompare(program, perform), io);
+  reportUsageErrors(addConform(program, perform), io);
   return program;
 }
 
@@ -108,6 +122,29 @@ function addCompare(program: Command, perform: Perform): Command {
     .addHelpText('after', COMPARE_HELP)
     .action((options: CompareFlags) =>
       perform(async () => (await import('./commands/compare.ts')).runCompare, options),
+    );
+}
+
+function addConform(program: Command, perform: Perform): Command {
+  interface ConformFlags {
+    json?: true;
+    first?: number;
+    explain?: true;
+  }
+  return program
+    .command('conform')
+    .description('replay recordings of real Xen and compare everything that they show')
+    .argument('<file...>', 'recordings: .jsonl or .jsonl.gz')
+    .option('--json', 'print the result as JSON')
+    .option(
+      '--first <n>',
+      'list at most so many disagreements of each file (default: 10; with --json: all)',
+      wholeNumber,
+    )
+    .option('--explain', "show the model's state around each disagreement that is listed")
+    .addHelpText('after', CONFORM_HELP)
+    .action((files: string[], options: ConformFlags) =>
+      perform(async () => (await import('./commands/conform.ts')).runConform, { ...options, files }),
     );
 }
 

@@ -21,6 +21,11 @@ import { P2m } from './memory/p2m.ts';
 import { PvTables } from './memory/pv-tables.ts';
 import { type MachineConfig, unitCapabilities } from './options.ts';
 
+/** Words of active entries that a grant frame may need. */
+const ACTIVE_WORDS = 1 << 12;
+/** Room for the other parts. */
+const SMALL_PARTS_WORDS = 1 << 17;
+
 export interface Parts {
   readonly heap: Heap;
   readonly clock: Clock;
@@ -43,8 +48,10 @@ export interface Parts {
 }
 
 export function makeParts(config: MachineConfig): Parts {
-  const heap = new Heap();
   const { domains, vcpus } = config;
+  // Most of a large machine's words: a record of each frame, and per domain the handles on it and active entries.
+  const perFrame = (config.frames + config.hypervisorFrames) * (6 + 2 * domains);
+  const heap = new Heap(perFrame + domains * config.grants.grantFrames * ACTIVE_WORDS + SMALL_PARTS_WORDS);
   const clock = new Clock(heap);
   const frames = new FrameTable(heap, {
     frames: config.frames,

@@ -332,6 +332,12 @@ export class FrameTable {
   /** Writes bytes within a frame. */
   writeBytes(frame: Mfn, offset: number, bytes: Uint8Array): void {
     for (let word = offset >>> 2; word << 2 < offset + bytes.length; word += 1) {
+      const first = word * 4 - offset;
+      if (first >= 0 && first + 4 <= bytes.length) {
+        const high = (bytes[first + 3]! << 24) | (bytes[first + 2]! << 16);
+        this.writeWord(frame, word, (high | (bytes[first + 1]! << 8) | bytes[first]!) >>> 0);
+        continue;
+      }
       let value = this.readWord(frame, word);
       for (let byte = 0; byte < 4; byte += 1) {
         const at = word * 4 + byte - offset;

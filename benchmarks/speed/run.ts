@@ -2,13 +2,14 @@
 
 import { Bench } from 'tinybench';
 import { baselines } from './baseline.bench.ts';
+import { conforms } from './conform.bench.ts';
 import { grantPairs } from './grant-pair.bench.ts';
 import { maps } from './map.bench.ts';
 import { replays } from './replay.bench.ts';
 import type { SpeedCase, SpeedResult } from './speed-case.ts';
 import { translations } from './translate.bench.ts';
 
-const cases: readonly SpeedCase[] = [...baselines, ...grantPairs, ...translations, ...replays, ...maps];
+const cases: readonly SpeedCase[] = [...baselines, ...grantPairs, ...translations, ...replays, ...maps, ...conforms];
 
 async function measure(of: SpeedCase): Promise<SpeedResult> {
   const { run, bytesPerItem } = await of.prepare();

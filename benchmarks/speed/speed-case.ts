@@ -2,7 +2,7 @@
 
 /** A benchmark made ready: `run` does `items` of what is measured. */
 export interface PreparedCase {
-  readonly run: () => void;
+  readonly run: () => void | Promise<void>;
   /** Bytes that each item costs to keep, where that is the question. */
   readonly bytesPerItem?: number;
 }

@@ -147,12 +147,19 @@ export class MemoryCalls {
   }
 }
 
+/** The value of a hex digit, from its character's code: digits are 0x30 and up, letters 0x41 and 0x61. */
+const hexDigit = (code: number): number => (code & 0xf) + (code > 0x39 ? 9 : 0);
+
 /** Bytes from hex digits. @throws TypeError when they are not. */
 export function hexBytes(hex: string, name: string): Uint8Array {
   if (typeof hex !== 'string' || hex.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(hex)) {
     throw new TypeError(`${name}: expected pairs of hex digits`);
   }
-  return Uint8Array.from({ length: hex.length / 2 }, (_, at) => Number.parseInt(hex.slice(at * 2, at * 2 + 2), 16));
+  const bytes = new Uint8Array(hex.length / 2);
+  for (let at = 0; at < bytes.length; at += 1) {
+    bytes[at] = (hexDigit(hex.charCodeAt(at * 2)) << 4) | hexDigit(hex.charCodeAt(at * 2 + 1));
+  }
+  return bytes;
 }
 
 /** Hex digits of bytes. */

@@ -28,7 +28,7 @@ const zeros = new Uint32Array(BLOCK_WORDS);
 
 export class Heap {
   /** The words of all fixed segments. For reading; replaced by a longer one when a segment is reserved. */
-  words = new Uint32Array(1 << 12);
+  words: Uint32Array;
   /** The words of what grows, by block. For reading. */
   readonly blocks: Uint32Array[] = [];
   /** Counts rollbacks and copies: a memo of what the heap holds is good only while this stands still. */
@@ -48,7 +48,9 @@ export class Heap {
   #nextMark = 1;
   #logging = false;
 
-  constructor() {
+  /** @param capacity words of fixed segments to make room for from the start; more come with what is reserved */
+  constructor(capacity = 1 << 12) {
+    this.words = new Uint32Array(capacity);
     // Address 0 belongs to nobody, so that 0 can mean "none" wherever an address is kept.
     this.reserve('nobody', 1, { kind: 'unhashed' });
   }
@@ -77,7 +79,9 @@ export class Heap {
     const base = this.blocks.length * BLOCK_WORDS;
     if (base + blocks * BLOCK_WORDS > WORDS_MAX)
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
-    for (let block = 0; block < blocks; block += 1) this.blocks.push(zeros);
+    const some = new Array<Uint32Array>(Math.min(blocks, 1024)).fill(zeros);
+    for (let left = blocks; left > 0; left -= some.length)
+      this.blocks.push(...(left < some.length ? some.slice(0, left) : some));
     return this.#add({
       name,
       index: this.#segments.length,
@@ -276,6 +280,21 @@ export class Heap {
   /** Words written since the mark, those of transient arrays aside (each entry of the undo log is one). */
   wordsSince(mark: Mark): number {
     return (this.#logged - this.#positions[this.#marks.indexOf(mark)]!) / 2;
+  }
+
+  /**
+   * Calls `visit` with block and word of each write to a block since the mark, in order; writes that owners of
+   * transient arrays make there may be missing.
+   * @param from where to go on: what the last call returned
+   */
+  eachBlockWriteSince(mark: Mark, visit: (block: number, word: number) => void, from = 0): number {
+    const log = this.#log;
+    const position = this.#positions[this.#marks.indexOf(mark)]!;
+    for (let at = position + from; at < this.#logged; at += 2) {
+      const address = log[at]!;
+      if ((address & IN_BLOCK) !== 0) visit((address & ~IN_BLOCK) >>> BLOCK_SHIFT, address & BLOCK_MASK);
+    }
+    return this.#logged - position;
   }
 
   /** Names of the segments in which words were written since the mark; of transient ones, those that differ from it. */

@@ -116,6 +116,34 @@ describe('marks', () => {
     expect(heap.wordsSince(mark)).toBe(0);
   });
 
+  test('name the writes to blocks since, in order, and go on from there', () => {
+    const heap = new Heap();
+    const { base } = heap.reserve('words', 4);
+    heap.reserveBlocks('contents', 3);
+    heap.mark();
+    heap.writeBlock(0, 0, 1);
+    const mark = heap.mark();
+    const writes = (from?: number) => {
+      const seen: number[][] = [];
+      const next = heap.eachBlockWriteSince(mark, (block, word) => seen.push([block, word]), from);
+      return { seen, next };
+    };
+    heap.write(base, 1);
+    heap.writeBlock2(2, 6, 1, 2);
+    heap.writeBlock(1, 1023, 5);
+    heap.writeBlock(1, 1023, 5);
+    const first = writes();
+    expect(first.seen).toEqual([
+      [2, 6],
+      [2, 7],
+      [1, 1023],
+    ]);
+    expect(writes(first.next).seen).toEqual([]);
+    heap.writeBlock(2, 0, 9);
+    expect(writes(first.next).seen).toEqual([[2, 0]]);
+    expect(writes().seen).toHaveLength(4);
+  });
+
   test('hold more writes than the log had room for at first', () => {
     const heap = new Heap();
     const { base } = heap.reserve('many', 20_000);

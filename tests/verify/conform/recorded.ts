@@ -1,0 +1,18 @@
+// The recordings that belong to the project.
+
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { gunzipSync } from 'node:zlib';
+import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
+
+/** Scripted and random hypercalls of PV guests, HVM, copy batches, 2 MiB and own memory under caching mode. */
+export const RECORDED = ['scen-417-cm0', 'rand1-417-cm0', 'scen3-417-cm0', 'scen4-417-cm0', 'scen2-417-cm1'] as const;
+
+export const recordedFile = (name: string): string =>
+  fileURLToPath(new URL(`../../data/xen/${name}.jsonl.gz`, import.meta.url));
+
+export const recordedBytes = (name: string): Uint8Array => readFileSync(recordedFile(name));
+
+export const recordedText = (name: string): string => gunzipSync(recordedBytes(name)).toString();
+
+export const recorded = (name: string) => recordingFromBytes(recordedBytes(name), `${name}.jsonl.gz`);

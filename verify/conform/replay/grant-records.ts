@@ -1,0 +1,261 @@
+// Records of grant hypercalls: from each to an operation, and from its result to what the record would say.
+
+import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
+import type { ElementOf, RecordedLine } from '../recording/record-fields.ts';
+import { frameOf, hexOf, wideOf } from './hex-value.ts';
+import { frameAt } from './machine-plan.ts';
+import type { Handlers, Outcome, ReplayContext } from './replay-context.ts';
+
+/** Fields that Xen has not written hold what the recorder had put there. */
+const UNTOUCHED = { status: 0x7777, version: 0x7777, handle: 0xdeadbeef, address: '0xdeaddeaddead000', size: 0 };
+const NO_FRAME = '0xffffffffffffffff';
+/** Frames of a list that a record shows. */
+const SHOWN_FRAMES = 8;
+const DOMID_SELF = 0x7ff0;
+
+/** What a pointer of the recorder's is, by the words of the records. */
+const PLACES: Readonly<Record<string, ArgumentPlace>> = {
+  ok: 'mapped',
+  null: 'unmapped',
+  unmapped: 'unmapped',
+  noncanonical: 'forbidden',
+  xen: 'forbidden',
+};
+const placeOf = (pointer: string): ArgumentPlace => PLACES[pointer] ?? 'mapped';
+
+const targetOf = (caller: number, domain: number): number => (domain === DOMID_SELF ? caller : domain);
+
+/** `rc`, and the status of each element. */
+function withStatuses({ result, elements }: Outcome, count: number) {
+  const ops = Array.from({ length: count }, (_, at) => ({ st: elements?.[at]?.status ?? UNTOUCHED.status }));
+  return { observed: { rc: result, ops } };
+}
+
+/** Frames of a list: those that the hypervisor wrote, and the recorder's filling. `undefined` in place of `adopted`. */
+function listed(outcome: Outcome, count: number, isAdopted: (index: number) => boolean): (string | undefined)[] {
+  const written = outcome.status === 0 ? (outcome.frames ?? []) : [];
+  return Array.from({ length: Math.min(count, SHOWN_FRAMES) }, (_, at) =>
+    isAdopted(at) ? undefined : at < written.length ? hexOf(written[at]!) : NO_FRAME,
+  );
+}
+
+/** The frames that a table grows by: as the record lists them; for gfns, as the domain's gfn map has them. */
+function newFrames(context: ReplayContext, domain: number, frames: readonly string[], have: number): number[] {
+  const found = context.domains.get(domain);
+  const listedFrames = found?.hvm === 1 ? found.gtmfn.map((gfn) => frameAt(found, gfn)) : frames.map(frameOf);
+  return listedFrames.slice(have).filter((frame) => frame !== null && context.probe.isMemory(frame)) as number[];
+}
+
+/** Status frames of a domain, as they are listed after it has changed to version 2 at `at`. */
+function statusFramesAfter(records: readonly RecordedLine[], at: number, domain: number): readonly string[] {
+  for (let next = at + 1; next < records.length; next += 1) {
+    const record = records[next]!;
+    if (record.o === 'set_version' && record.d === domain) return [];
+    if (record.o !== 'get_status_frames') continue;
+    const [element] = record.ops;
+    if (element?.st === 0 && element.nr > 0 && targetOf(record.d, element.dom) === domain) return element.frames;
+  }
+  return [];
+}
+
+const asked = (list: readonly string[]) => {
+  const frames = list.filter((frame) => frame !== NO_FRAME).map(frameOf);
+  return frames.length > 0 ? { allocate: frames } : {};
+};
+
+function copyElement(element: ElementOf<'copy'>): CopyElementInput {
+  const { sg, s, sdom, soff, dg, dd, ddom, doff, len, flags } = element;
+  const end = (isRef: number, place: `0x${string}`) =>
+    isRef === 1 ? { ref: Number(place) } : { frame: wideOf(place) };
+  return {
+    source: { ...end(sg, s), domain: sdom, offset: soff },
+    destination: { ...end(dg, dd), domain: ddom, offset: doff },
+    length: len,
+    flags,
+  };
+}
+
+/** The frame that one end of a copy is, found as Xen finds it; null where there is none. */
+function frameOfEnd(context: ReplayContext, caller: number, isRef: number, place: string, domain: number) {
+  let owner = targetOf(caller, domain);
+  if (isRef !== 1) return mfnOf(context, owner, frameOf(place));
+  let ref = Number(place);
+  for (let hop = 0; hop < 5; hop += 1) {
+    const entry = context.probe.entry(owner, ref);
+    if (!entry) return null;
+    if (context.probe.pins(owner, ref) !== 0) return context.probe.activeFrame(owner, ref);
+    if ((entry.flags & 3) !== 3) return mfnOf(context, owner, entry.frame[0] + entry.frame[1] * 0x100000000);
+    ({ domain: owner, ref } = entry.next);
+  }
+  return null;
+}
+
+const mfnOf = ({ probe }: ReplayContext, owner: number, frame: number): number | null =>
+  probe.isHvm(owner) ? probe.frameAtGfn(owner, frame) : frame;
+
+export const grantHandlers: Handlers = {
+  map(context, { d, ops }) {
+    const outcome = context.step({
+      op: 'map_grant_ref',
+      domain: d,
+      elements: ops.map(({ flags, ref, dom, host }) => ({ flags, ref, domain: dom, hostAddress: wideOf(host) })),
+    });
+    const seen = ops.map((_, at) => {
+      const element = outcome.elements?.[at];
+      return {
+        st: element?.status ?? UNTOUCHED.status,
+        h: element?.handle ?? UNTOUCHED.handle,
+        dev: element?.busAddress === undefined ? UNTOUCHED.address : hexOf(element.busAddress),
+      };
+    });
+    return { observed: { rc: outcome.result, ops: seen } };
+  },
+
+  unmap(context, { d, ops }) {
+    const outcome = context.step({
+      op: 'unmap_grant_ref',
+      domain: d,
+      elements: ops.map(({ host, dev, h }) => ({ hostAddress: wideOf(host), busAddress: wideOf(dev), handle: h })),
+    });
+    return withStatuses(outcome, ops.length);
+  },
+
+  unmap_and_replace(context, { d, ops }) {
+    const outcome = context.step({
+      op: 'unmap_and_replace',
+      domain: d,
+      elements: ops.map((x) => ({ hostAddress: wideOf(x.host), newAddress: wideOf(x.new), handle: x.h })),
+    });
+    return withStatuses(outcome, ops.length);
+  },
+
+  copy(context, { d, ops, mem }) {
+    const { contents } = context;
+    const ends = ops.map(({ sg, s, sdom, dg, dd, ddom }) => ({
+      source: frameOfEnd(context, d, sg, s, sdom),
+      destination: frameOfEnd(context, d, dg, dd, ddom),
+    }));
+    const outcome = context.step({ op: 'copy', domain: d, elements: ops.map(copyElement) });
+    const adopted = new Set<number>();
+    for (const [at, { source, destination }] of ends.entries()) {
+      if (outcome.elements?.[at]?.status !== 0 || ops[at]!.len === 0) continue;
+      if (source === null || destination === null || !contents.isKnown(destination)) continue;
+      if (!contents.isKnown(source) || adopted.has(source)) adopted.add(destination);
+    }
+    const recorded = contents.adopt(mem ?? [], adopted, (frame, offset, bytes) =>
+      context.step({ op: 'store', frame, offset, bytes }),
+    );
+    if (mem && recorded.length < mem.length) context.tally.skip('copy.mem', mem.length - recorded.length);
+    const { observed } = withStatuses(outcome, ops.length);
+    return { observed: { ...observed, mem: contents.changes() }, recorded: { mem: recorded } };
+  },
+
+  transfer(context, { d, ops }) {
+    const elements = ops.map(({ mfn, dom, ref }) => ({ frame: wideOf(mfn), domain: dom, ref }));
+    return withStatuses(context.step({ op: 'transfer', domain: d, elements }), ops.length);
+  },
+
+  swap_grant_ref(context, { d, ops }) {
+    const elements = ops.map(({ a, b }) => ({ a, b }));
+    return withStatuses(context.step({ op: 'swap_grant_ref', domain: d, elements }), ops.length);
+  },
+
+  cache_flush(context, { d, ops }) {
+    const elements = ops.map(({ a, off, len, op }) => ({
+      address: wideOf(a),
+      offset: off,
+      length: len,
+      operation: op,
+    }));
+    const { result } = context.step({ op: 'cache_flush', domain: d, elements });
+    return { observed: { rc: result, ops: ops.map(() => ({})) } };
+  },
+
+  setup_table(context, { d, n, ops }) {
+    const { dom, nr, ptr, frames } = ops[0]!;
+    const target = targetOf(d, dom);
+    const have = context.probe.tableFrames(target).shared.length;
+    const outcome = context.step({
+      op: 'setup_table',
+      domain: d,
+      target: dom,
+      frames: nr,
+      list: placeOf(ptr),
+      allocate: newFrames(context, target, frames, have),
+      ...(n === 1 ? {} : { count: n }),
+    });
+    context.entries.tablesChanged(target);
+    const isFirstSight = (index: number) => index >= have && !context.probe.isHvm(target) && outcome.status === 0;
+    const seen = frames.length === 0 ? [] : listed(outcome, nr, isFirstSight);
+    return {
+      observed: { rc: outcome.result, ops: [{ st: outcome.status ?? UNTOUCHED.status, frames: seen }] },
+    };
+  },
+
+  get_status_frames(context, { d, n, ops }) {
+    const { dom, nr } = ops[0]!;
+    const call: Op = { op: 'get_status_frames', domain: d, target: dom, frames: nr, list: 'mapped' };
+    const outcome = context.step(n === 1 ? call : { ...call, count: n });
+    const frames = listed(outcome, nr, () => false);
+    return { observed: { rc: outcome.result, ops: [{ st: outcome.status ?? UNTOUCHED.status, frames }] } };
+  },
+
+  query_size(context, { d, n, ops }) {
+    const { dom } = ops[0]!;
+    const call: Op = { op: 'query_size', domain: d, target: dom };
+    const { result, status, size } = context.step(n === 1 ? call : { ...call, count: n });
+    const seen = {
+      st: status ?? UNTOUCHED.status,
+      nr: size?.frames ?? UNTOUCHED.size,
+      max: size?.maxFrames ?? UNTOUCHED.size,
+    };
+    return { observed: { rc: result, ops: [seen] } };
+  },
+
+  get_version(context, { d, n, ops }) {
+    const call: Op = { op: 'get_version', domain: d, target: ops[0]!.dom };
+    const { result, version } = context.step(n === 1 ? call : { ...call, count: n });
+    return { observed: { rc: result, ops: [{ version: version ?? UNTOUCHED.version }] } };
+  },
+
+  set_version(context, { d, n, ops }, at) {
+    const { req } = ops[0]!;
+    const allocate = req === 2 ? asked(statusFramesAfter(context.recording.records, at, d)) : {};
+    const call: Op = { op: 'set_version', domain: d, version: req, ...allocate };
+    const { result, version } = context.step(n === 1 ? call : { ...call, count: n });
+    context.entries.tablesChanged(d);
+    return { observed: { rc: result, ops: [{ version: version ?? req }] } };
+  },
+
+  raw(context, { d, cmd, n, ptr }) {
+    const call: Op = { op: 'grant_table_op', domain: d, command: cmd, count: n, argument: placeOf(ptr) };
+    return { observed: { rc: context.step(call).result } };
+  },
+
+  gset(context, { d, v, ref, flags, domid, frame, off, len, tdom, tref }) {
+    const isTransitive = v === 2 && (flags & 3) === 3;
+    const isSubPage = v === 2 && !isTransitive && (flags & SUB_PAGE) !== 0;
+    context.step({
+      op: 'grant_write',
+      domain: d,
+      ref,
+      layout: v === 1 ? 1 : 2,
+      flags,
+      grantee: domid,
+      ...(isTransitive ? { transitive: { domain: tdom, ref: tref } } : { frame: wideOf(frame) }),
+      ...(isSubPage && { subPage: { offset: off, length: len } }),
+    });
+    context.entries.guestWrote(d, ref);
+    return undefined;
+  },
+
+  entry({ probe }, { d, ref }) {
+    const entry = probe.entry(d, ref);
+    if (!entry) return { observed: { flags: null, st: null, frame: null } };
+    const [low, high] = entry.frame;
+    return { observed: { flags: entry.flags, st: entry.status, frame: hexOf(low + high * 0x100000000) } };
+  },
+};
+
+/** xen: GTF_sub_page. */
+const SUB_PAGE = 0x100;

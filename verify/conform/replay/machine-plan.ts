@@ -1,0 +1,188 @@
+// From the records to the machine that they were made on: its options, and its domains frame by frame.
+
+import type { DeviceDescription, MachineOptions, MemoryLayout, Op } from '../../../hypervisor/index.ts';
+import { InputError } from '../../../machine/errors.ts';
+import type { RecordOf } from '../recording/record-fields.ts';
+import type { Recording } from '../recording/recording.ts';
+import { frameOf, sbdfOf, wideOf } from './hex-value.ts';
+
+type DomainRecord = RecordOf<'domain'>;
+type CreateOp = Extract<Op, { op: 'create_domain' }>;
+
+/** Frames of the hypervisor's own, for device tables; beyond the RAM of the recorded machine. */
+const HYPERVISOR_FRAMES = 4096;
+/** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them. */
+const GFNS = 1 << 17;
+const HANDLES_PER_FRAME = 256;
+/** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
+const IOTLB_ENTRIES = 1024;
+
+/** The first `domain` record of each domain, by domid. */
+export function domainRecords(recording: Recording): ReadonlyMap<number, DomainRecord> {
+  const found = new Map<number, DomainRecord>();
+  for (const record of recording.records) {
+    if (record.o === 'domain' && !found.has(record.id)) found.set(record.id, record);
+  }
+  return found;
+}
+
+export function machineOptions(recording: Recording): MachineOptions {
+  const { config, records } = recording;
+  let domains = 1;
+  let batchMax = 1;
+  let hasHvm = false;
+  const devices: DeviceDescription[] = [];
+  for (const record of records) {
+    if (record.o === 'createdomain') {
+      domains = Math.max(domains, record.id + 1);
+      hasHvm ||= record.hvm === 1;
+    } else if (record.o === 'pci') devices.push(deviceOf(record));
+    else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
+  }
+  return {
+    domains,
+    frames: ramFrames(config),
+    devices,
+    units: [{ registers: { cap: wordsOf(config.unit.cap), ecap: wordsOf(config.unit.ecap) } }],
+    grants: {
+      grantFrames: config.gnttab.maxFrames,
+      maptrackFrames: maptrackFrames(recording),
+      version: config.gnttab.maxVersion === 1 ? 1 : 2,
+      transitive: config.gnttab.transitive,
+      transfer: config.gnttab.transfer,
+    },
+    rules: config.xen.startsWith('4.17') ? 'xen4_17' : 'xen4_23',
+    maptrackOrder: 'fifo',
+    windowPages: 0,
+    gfns: hasHvm ? GFNS : 0,
+    batchMax,
+    hypervisorFrames: HYPERVISOR_FRAMES,
+    caches: {
+      kind: 'lru',
+      shape: {
+        contextCache: { entries: 256, ways: 256, replacement: 'lru' },
+        iotlb: { entries: IOTLB_ENTRIES, ways: 8, replacement: 'lru' },
+        level2: { entries: 4, ways: 4, replacement: 'lru' },
+        level3: { entries: 4, ways: 4, replacement: 'lru' },
+        level4: { entries: 4, ways: 4, replacement: 'lru' },
+        // A write that hits a read-only entry is refused without another walk.
+        rewalkOnPermissionMiss: false,
+      },
+    },
+    iommu: {
+      superpages: config.iommu.superpages,
+      quarantine: config.iommu.quarantine as 'none' | 'basic' | 'scratch',
+      queuedInvalidation: config.iommu.qinval,
+      ats: config.iommu.ats,
+      hardwareDomain: config.dom0Iommu as 'strict' | 'relaxed' | 'passthrough',
+    },
+  };
+}
+
+/** Frames of maptrack that a domain may come to need here: a limit that nobody can reach costs no memory. */
+function maptrackFrames({ config, records }: Recording): number {
+  let maps = 0;
+  for (const record of records) if (record.o === 'map') maps += record.ops.length;
+  return Math.min(config.gnttab.maxMaptrackFrames, Math.ceil(maps / HANDLES_PER_FRAME) + 1);
+}
+
+function ramFrames(config: RecordOf<'config'>): number {
+  const ends = config.e820
+    .filter(([, , use]) => use === 'usable')
+    .map(([, last]) => Math.floor(Number(last) / 4096) + 1);
+  return Math.max(0, ...ends);
+}
+
+function wordsOf(hex: string): readonly [low: number, high: number] {
+  const digits = hex.slice(2).padStart(16, '0');
+  return [Number.parseInt(digits.slice(8), 16), Number.parseInt(digits.slice(0, 8), 16)];
+}
+
+function deviceOf(record: RecordOf<'pci'>): DeviceDescription {
+  return {
+    device: sbdfOf(Number(record.bdf)),
+    unit: 0,
+    type: record.type as NonNullable<DeviceDescription['type']>,
+    ...(record.secondary !== undefined && { secondary: record.secondary }),
+    ...(record.subordinate !== undefined && { subordinate: record.subordinate }),
+    ats: record.ats === true,
+  };
+}
+
+/**
+ * The operation that builds a domain as its `domain` record says it was. That record comes later in the file: what it
+ * says of memory is adopted.
+ * @throws InputError when there is none.
+ */
+export function domainOp(
+  recording: Recording,
+  domain: number,
+  found: DomainRecord | undefined,
+  line: number,
+): CreateOp {
+  const { config, file } = recording;
+  if (!found) {
+    const expected = `expected a "domain" record of domain ${domain} that says what its memory is`;
+    throw new InputError('RECORDING_DOMAIN', { file, line }, expected);
+  }
+  const version = Math.min(found.maxGrantVersion ?? 2, config.gnttab.maxVersion) === 1 ? 1 : 2;
+  return {
+    op: 'create_domain',
+    domain,
+    kind: found.hvm === 1 ? 'hvm' : 'pv',
+    iommu: found.cdf_iommu === 1,
+    memory: found.hvm === 1 ? hvmMemory(found) : pvMemory(found, domain === 0 ? config : null),
+    grantFrames: found.maxGrantFrames,
+    maptrackFrames: Math.min(found.maxMaptrackFrames, maptrackFrames(recording)),
+    grantVersion: version,
+    maxPages: found.maxPages,
+    hardware: domain === 0,
+  };
+}
+
+function pvMemory(found: DomainRecord, hardware: RecordOf<'config'> | null): MemoryLayout {
+  return {
+    ram: found.ram.map(([first, last]) => [frameOf(first), frameOf(last)]),
+    pageTables: (found.pt ?? []).map(([frame, level]) => [frameOf(frame), level]),
+    mapped: (found.l1 ?? []).map(([first, last]) => [wideOf(first), wideOf(last)]),
+    mappings: (found.va ?? []).map(([va, frame, count, step, access]) => [
+      wideOf(va),
+      frameOf(frame),
+      count,
+      step,
+      access ?? 'rw',
+    ]),
+    grantFrames: found.gtmfn.slice(0, 1).map(frameOf),
+    ...(hardware && {
+      identity: hardware.dom0Identity.map(([first, last, access]) => [
+        frameOf(first),
+        frameOf(last),
+        access === 'ro' ? 'ro' : 'rw',
+      ]),
+    }),
+  };
+}
+
+function hvmMemory(found: DomainRecord): MemoryLayout {
+  const tableGfns = new Set(found.gtmfn);
+  const p2m = found.p2m ?? [];
+  return {
+    p2m: p2m
+      .filter(([gfn]) => !tableGfns.has(gfn))
+      .map(([gfn, frame, count, step]) => [frameOf(gfn), frameOf(frame), count, step]),
+    grantFrames: found.gtmfn.slice(0, 1).flatMap((gfn) => {
+      const frame = frameAt(found, gfn);
+      return frame === null ? [] : [frame];
+    }),
+  };
+}
+
+/** The frame that a gfn of an HVM domain was found to be; null for one that it is not known to have. */
+export function frameAt(found: DomainRecord, gfn: string): number | null {
+  const wanted = frameOf(gfn);
+  for (const [first, frame, count, step] of found.p2m ?? []) {
+    const at = wanted - frameOf(first);
+    if (at >= 0 && at < count) return frameOf(frame) + at * step;
+  }
+  return null;
+}

@@ -1,0 +1,173 @@
+// Records of domains and their memory.
+
+import type { Op } from '../../../hypervisor/index.ts';
+import { Errno } from '../../../machine/errno.ts';
+import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
+import { filledHex, frameOf, hexOf, wideOf } from './hex-value.ts';
+import { domainOp } from './machine-plan.ts';
+import type { Handlers, ReplayContext } from './replay-context.ts';
+
+const PAGE_BYTES = 4096;
+/** xen: XENMEM_*. */
+const INCREASE = 0;
+const DECREASE = 1;
+const POPULATE = 6;
+/** xen: MMUEXT_UNPIN_TABLE; lower commands pin a table of the next level. */
+const UNPIN = 4;
+/** Times that a hypercall is repeated that says it is not done. */
+const REPEATS_MAX = 1000;
+
+/** Frames that the domain gets: those that dom0 then finds at the gfns. */
+function framesFoundAfter(records: readonly RecordedLine[], at: number, domain: number, gfns: readonly string[]) {
+  const frames: number[] = [];
+  for (const gfn of gfns) {
+    const found = records
+      .slice(at + 1, at + 1 + LOOK_AHEAD)
+      .find((next) => next.o === 'p2m' && next.d === domain && next.gfn === gfn) as RecordOf<'p2m'> | undefined;
+    if (!found?.mfn) return [];
+    frames.push(frameOf(found.mfn));
+  }
+  return frames;
+}
+/** Records in which the frame of a populated gfn is looked for. */
+const LOOK_AHEAD = 16;
+
+const allocated = (frames: readonly number[]) => (frames.length > 0 ? { allocate: frames } : {});
+
+/** Fills a domain's data frames as the recorder had. */
+function fillData(context: ReplayContext, record: RecordOf<'domain'>): void {
+  const { len, base } = record.dataFill;
+  for (const [index, name] of record.data.entries()) {
+    const frame = dataFrame(context, record, name);
+    if (frame === null) continue;
+    context.step({ op: 'store', frame, offset: 0, bytes: filledHex(base + index, len) });
+    context.contents.know(frame);
+  }
+}
+
+function dataFrame({ probe }: ReplayContext, { id, hvm }: RecordOf<'domain'>, name: string): number | null {
+  const frame = hvm === 1 ? probe.frameAtGfn(id, frameOf(name)) : frameOf(name);
+  return frame !== null && probe.isMemory(frame) ? frame : null;
+}
+
+function openWindow(context: ReplayContext, owner: number, frame: number, writable: boolean): void {
+  const address = context.windowAt;
+  context.step({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
+}
+
+export const memoryHandlers: Handlers = {
+  createdomain(context, { id }, at) {
+    const op = domainOp(context.recording, id, context.domains.get(id), at + 1);
+    return { observed: { rc: context.step(op).result } };
+  },
+
+  populate(context, record) {
+    const { id, order, mfn } = record;
+    // The domain was built with this memory: what is compared is that it has as much.
+    if (!record.in) return { observed: { rc: context.probe.totalPages(id) } };
+    const op: Op = {
+      op: 'populate_physmap',
+      domain: id,
+      gfns: record.in.map(frameOf),
+      order: order ?? 0,
+      ...(mfn !== undefined && { allocate: [frameOf(mfn)] }),
+    };
+    return { observed: { rc: context.step(op).result } };
+  },
+
+  pin_l4(context, { id }) {
+    // The domain was built with its page tables pinned.
+    return { observed: { rc: context.probe.isAlive(id) ? 0 : null } };
+  },
+
+  win(context, { va, frame, dom, rw }) {
+    context.windowAt = Number(va);
+    context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
+    if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
+    else context.step({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
+    return undefined;
+  },
+
+  watch(context, { d, first, n }) {
+    const record = context.domains.get(d);
+    for (const name of record?.data.slice(first, first + n) ?? []) {
+      context.windowAt += PAGE_BYTES;
+      openWindow(context, d, frameOf(name), false);
+      const frame = dataFrame(context, record!, name);
+      if (frame !== null) context.contents.watch(d, name, frame);
+    }
+    return undefined;
+  },
+
+  domain(context, record) {
+    fillData(context, record);
+    context.entries.watch(record.id, record.gtmfn.length);
+    return { observed: { tot_pages: context.probe.totalPages(record.id) } };
+  },
+
+  info: ({ probe }, { d }) => ({ observed: { tot_pages: probe.totalPages(d) } }),
+
+  /** dom0 maps the gfn, and drops it again. */
+  p2m(context, { d, gfn }) {
+    const address = context.windowAt + PAGE_BYTES;
+    const window = { op: 'map_foreign', domain: 0, address, owner: d, writable: false } as const;
+    const { result, frames } = context.step({ ...window, frame: frameOf(gfn) });
+    const [frame] = frames ?? [];
+    if (result !== 0 || frame === undefined) return { observed: { mfn: null } };
+    context.step({ ...window, frame: null });
+    return { observed: { mfn: hexOf(frame) } };
+  },
+
+  destroydomain(context, { id }) {
+    const op: Op = { op: 'destroy_domain', domain: id };
+    const { result } = context.step(op);
+    // The recorder repeated it until it was done, and looked at the dying domain's entries no more.
+    let left = result === Errno.ERESTART ? REPEATS_MAX : 0;
+    while (left > 0) left = context.step(op).result === Errno.ERESTART ? left - 1 : 0;
+    context.entries.forget(id);
+    return { observed: { rc: result } };
+  },
+
+  update_va_mapping(context, { d, va, pte }) {
+    const op: Op = { op: 'update_va_mapping', domain: d, address: wideOf(va), entry: wideOf(pte) };
+    return { observed: { rc: context.step(op).result } };
+  },
+
+  unmap_own(context, { d, va }) {
+    const op: Op = { op: 'update_va_mapping', domain: d, address: wideOf(va), entry: 0 };
+    return { observed: { rc: context.step(op).result } };
+  },
+
+  mmuext(context, { d, cmd, mfn }) {
+    const frame = frameOf(mfn);
+    const op: Op =
+      cmd === UNPIN
+        ? { op: 'unpin_table', domain: d, frame }
+        : { op: 'pin_table', domain: d, frame, level: (cmd + 1) as 1 | 2 | 3 | 4 };
+    return { observed: { rc: context.step(op).result } };
+  },
+
+  memory_op(context, record, at) {
+    const { d, cmd, out } = record;
+    const list = record.in.map(frameOf);
+    if (cmd === DECREASE) {
+      const { result } = context.step({ op: 'decrease_reservation', domain: d, frames: list });
+      // The list is only read: what is in it afterwards is what was put in.
+      return { observed: { rc: result, out: record.in } };
+    }
+    if (cmd !== INCREASE && cmd !== POPULATE) return { observed: { rc: null } };
+    const frames = cmd === INCREASE ? out.map(frameOf) : framesFoundAfter(context.recording.records, at, d, record.in);
+    const name = cmd === INCREASE ? 'increase_reservation' : 'populate_physmap';
+    return { observed: { rc: context.step({ op: name, domain: d, gfns: list, ...allocated(frames) }).result } };
+  },
+
+  add_to_physmap(context, { d, space, idx, gfn }) {
+    const { result } = context.step({ op: 'add_to_physmap', domain: d, space, index: idx, gfn: frameOf(gfn) });
+    return { observed: { rc: result } };
+  },
+
+  remove_from_physmap(context, { d, gfn }) {
+    const { result } = context.step({ op: 'remove_from_physmap', domain: d, gfn: frameOf(gfn) });
+    return { observed: { rc: result } };
+  },
+};

@@ -1,0 +1,120 @@
+// A recording through the model, record by record, each compared as it goes.
+
+import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
+import { InputError } from '../../../machine/errors.ts';
+import type { Mark } from '../../../machine/heap/heap.ts';
+import type { Comparison } from '../comparison.ts';
+import { isCompared, type Observation } from '../comparison.ts';
+import type { RecordKind } from '../recording/record-fields.ts';
+import type { Recording } from '../recording/recording.ts';
+import type { Tally } from '../tally.ts';
+import { ContentWatch } from './content-watch.ts';
+import { deviceHandlers } from './device-records.ts';
+import { EntryWatch } from './entry-watch.ts';
+import { grantHandlers } from './grant-records.ts';
+import { domainOp, domainRecords, machineOptions } from './machine-plan.ts';
+import { MachineProbe } from './machine-probe.ts';
+import { memoryHandlers } from './memory-records.ts';
+import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-context.ts';
+import { UnitTap } from './unit-tap.ts';
+
+const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
+/** The log of writes is let go of when it is this long. */
+const LOG_WORDS = 1 << 18;
+
+type AnyHandler = (context: ReplayContext, record: unknown, at: number) => Replayed | undefined;
+
+export class Replay implements ReplayContext {
+  readonly machine: Hypervisor;
+  readonly probe: MachineProbe;
+  readonly recording: Recording;
+  readonly domains: ReplayContext['domains'];
+  readonly entries: EntryWatch;
+  readonly contents: ContentWatch;
+  readonly tally: Tally;
+  readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
+  windowAt = 0;
+  /** What is written from here on is in the heap's log; so far it has been looked at. */
+  #mark: Mark;
+  #looked = 0;
+  readonly #comparison: Comparison;
+  readonly #tap: UnitTap;
+
+  /**
+   * Builds the machine that the recording describes, with its hardware domain.
+   * @throws InputError when there can be no such machine.
+   */
+  constructor(recording: Recording, tally: Tally, comparison: Comparison) {
+    this.recording = recording;
+    this.tally = tally;
+    this.#comparison = comparison;
+    this.domains = domainRecords(recording);
+    this.machine = machineOf(recording);
+    this.probe = new MachineProbe(this.machine);
+    this.entries = new EntryWatch(this.probe);
+    this.contents = new ContentWatch(this.probe);
+    this.#tap = new UnitTap(this.machine.units[0]!);
+    this.#mark = this.machine.parts.heap.mark();
+    const { result } = this.step(domainOp(recording, 0, this.domains.get(0), 1));
+    if (result !== 0) throw unbuildable(recording, `domain 0 cannot be built: ${result}`);
+  }
+
+  /** Does an operation; what was written to memory is noted for those who watch it. */
+  step(op: Op): Outcome {
+    try {
+      return this.machine.step(op);
+    } catch (error) {
+      // Nothing that the model can do: a disagreement in whatever is compared.
+      if (error instanceof TypeError || error instanceof RangeError) return { result: error.message };
+      throw error;
+    } finally {
+      this.#noteWrites();
+    }
+  }
+
+  #noteWrites(): void {
+    const { heap } = this.machine.parts;
+    this.#looked = heap.eachBlockWriteSince(this.#mark, this.#noteWrite, this.#looked);
+    if (this.#looked < LOG_WORDS) return;
+    heap.release(this.#mark);
+    this.#mark = heap.mark();
+    this.#looked = 0;
+  }
+
+  readonly #noteWrite = (block: number, word: number): void => {
+    this.entries.noteWrite(block, word);
+    this.contents.noteWrite(block);
+  };
+
+  /** Replays the record at a place, and compares. */
+  replayAt(at: number): void {
+    const record = this.recording.records[at]!;
+    const handler = handlers[record.o as RecordKind] as AnyHandler | undefined;
+    this.#tap.take();
+    const replayed = handler?.(this, record, at);
+    if (!replayed || !isCompared(record.o)) return this.tally.skip(record.o);
+    const observed = { ...replayed.observed, ...this.#sideEffects(record) };
+    const recorded = replayed.recorded ? { ...record, ...replayed.recorded } : record;
+    this.#comparison.compare(at + 1, record.o, recorded as unknown as Observation, observed);
+  }
+
+  /** What the operation submitted to the unit, and which grant entries it changed. */
+  #sideEffects(record: { readonly o: string }): Observation {
+    const iommu = this.#tap.take();
+    // The recorder looked at the entries after each grant hypercall, and when a domain was destroyed.
+    const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
+    return looksAtEntries ? { iommu, gt: this.entries.changes() } : { iommu };
+  }
+}
+
+function machineOf(recording: Recording): Hypervisor {
+  try {
+    return new Hypervisor(machineOptions(recording));
+  } catch (error) {
+    if (error instanceof RangeError || error instanceof TypeError) throw unbuildable(recording, error.message);
+    throw error;
+  }
+}
+
+const unbuildable = ({ file }: Recording, why: string): InputError =>
+  new InputError('RECORDING_MACHINE', { file, line: 1 }, `no such machine: ${why}`);
