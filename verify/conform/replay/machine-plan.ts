@@ -51,6 +51,7 @@ export function machineOptions(recording: Recording): MachineOptions {
       transitive: config.gnttab.transitive,
       transfer: config.gnttab.transfer,
     },
+    policy: 'xen',
     rules: config.xen.startsWith('4.17') ? 'xen4_17' : 'xen4_23',
     maptrackOrder: 'fifo',
     windowPages: 0,
