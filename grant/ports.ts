@@ -76,7 +76,8 @@ export interface DeviceAccess {
   prepare(vcpu: Vcpu, domain: Domid, frame: number): Reuse;
   /** Maps a frame 1:1 with rights (1 read, 3 read and write). Not 0: failed. */
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number;
-  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void;
+  /** Takes it away again. Not 0: failed, and the domain is crashed. */
+  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): number;
   /** Whether no flush is left to carry out on this CPU. */
   isFlushed(vcpu: Vcpu): boolean;
   /** Carries out one piece of the flush that changes have led to. */

@@ -1,6 +1,7 @@
 // What devices may reach, as the grant tables and other operations ask for it: passthrough's answer to their port.
 
 import { completeGrant, type DeviceAccess, type GrantContext, Reuse } from '../grant/index.ts';
+import { errnoName } from '../machine/errno.ts';
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Progress } from '../machine/pending.ts';
@@ -48,12 +49,25 @@ export class DriverAccess implements DeviceAccess {
   }
 
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {
-    return this.#driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
+    return this.setFrame(vcpu, domain, frame as number as Dfn, frame, rights);
   }
 
-  /** Frames that lost access; -ENOMEM when a large leaf could not be split. */
+  /**
+   * Says what a domain's devices reach at a device frame; `rights` 0: nothing. A domain for which this fails is crashed,
+   * but for the hardware domain. xen: iommu_map, iommu_unmap.
+   * @returns 0, or a negative errno.
+   */
+  setFrame(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number): number {
+    const driver = this.#driver;
+    const done = rights === 0 ? driver.unmap(vcpu, domain, dfn, 0) : driver.map(vcpu, domain, dfn, frame, rights);
+    if (done >= 0) return 0;
+    const view = this.grants!.domain(domain);
+    if (view && !view.privileged) this.grants!.crash(domain, `device tables: ${errnoName(done)} at dfn ${dfn}`);
+    return done;
+  }
+
   unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): number {
-    return this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
+    return this.setFrame(vcpu, domain, frame as number as Dfn, frame, 0);
   }
 
   isFlushed(vcpu: Vcpu): boolean {

@@ -11,7 +11,7 @@ import type { Op, OpResult } from './door/op.ts';
 import { P2mType } from './memory/p2m.ts';
 import { Pte, PV_WINDOW_BASE, tableType } from './memory/pv-tables.ts';
 import { adoptDevices } from './operations/adopt-devices.ts';
-import type { MachineConfig } from './options.ts';
+import type { IommuOptions, MachineConfig } from './options.ts';
 import type { Parts } from './parts.ts';
 
 interface Machine {
@@ -55,6 +55,9 @@ function check(op: CreateDomain, config: MachineConfig): void {
   const frames = op.frames ?? 0;
   if (!Number.isInteger(frames) || frames < 0) throw new RangeError(`frames ${frames}: expected a count`);
   if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
+  if (op.sharedTables && !(op.kind === 'hvm' && op.iommu)) {
+    throw new TypeError('sharedTables: expected only of an HVM domain with iommu');
+  }
   if (op.frames !== undefined && op.memory) throw new TypeError('frames, memory: expected one of the two');
 }
 
@@ -83,6 +86,15 @@ function domainControl(op: CreateDomain, config: MachineConfig, first: number): 
   };
 }
 
+type IommuMode = IommuOptions['hardwareDomain'];
+
+/** As asked for; but only units that can all pass requests through do. xen: vtd_setup. */
+function hardwareMode(config: MachineConfig, parts: Parts): IommuMode {
+  const mode = config.iommu.hardwareDomain;
+  if (mode !== 'passthrough') return mode;
+  return parts.units.every(({ capabilities }) => capabilities.passThrough) ? mode : 'relaxed';
+}
+
 /** One domain in the making. Methods give a negative errno where memory is exhausted or a limit passed. */
 class Builder {
   readonly #parts: Parts;
@@ -102,6 +114,8 @@ class Builder {
     const { grants, driver } = this.#parts;
     const limits = this.#config.grants;
     if (this.#op.iommu && driver.tables.create(this.#domain) < 0) return Errno.ENOMEM;
+    if (this.#op.sharedTables) driver.tables.setPlain(this.#domain);
+    if (this.#op.iommu && this.#mode === 'passthrough') driver.tables.setPassThrough(this.#domain);
     const made = grants.create(this.#domain, {
       grantFrames: this.#op.grantFrames ?? limits.grantFrames,
       maptrackFrames: this.#op.maptrackFrames ?? limits.maptrackFrames,
@@ -130,7 +144,7 @@ class Builder {
       if (frame < 0) return Errno.ENOMEM;
       ram.push(frame as Mfn);
     }
-    const isMapped = ram.every((frame, page) => this.#addPage(frame, page));
+    const isMapped = ram.every((frame, page) => this.#addPage(frame, page)) && this.#mapEverything();
     return isMapped ? (ram[0] ?? 0) : Errno.ENOMEM;
   }
 
@@ -163,9 +177,19 @@ class Builder {
   }
 
   get #mapsRam(): boolean {
-    const { iommu, deviceTables, hardware } = this.#op;
-    if (!iommu || deviceTables === 'empty') return false;
-    return !hardware || this.#config.iommu.hardwareDomain === 'strict';
+    return this.#op.iommu === true && this.#op.deviceTables !== 'empty' && this.#mode === 'strict';
+  }
+
+  /** How the domain's devices are confined: a guest's always are. */
+  get #mode(): IommuMode {
+    return this.#op.hardware && this.#op.kind === 'pv' ? hardwareMode(this.#config, this.#parts) : 'strict';
+  }
+
+  /** A hardware domain that is not confined has all memory mapped, once and for all. */
+  #mapEverything(): boolean {
+    if (!this.#op.iommu || this.#mode !== 'relaxed') return true;
+    const { driver, frames } = this.#parts;
+    return driver.mapRange(BUILDER, this.#domain, 0 as Dfn, 0 as Mfn, frames.ram, 3) === 0;
   }
 
   #mapDevice(dfn: number, frame: number, rights: number): boolean {
@@ -238,7 +262,7 @@ class Builder {
 
   /** A hardware domain's devices reach reserved memory, too, and all of it unless they are confined. */
   #identity(memory: MemoryLayout): boolean {
-    if (!this.#op.iommu || !this.#op.hardware || this.#config.iommu.hardwareDomain === 'passthrough') return true;
+    if (!this.#op.iommu || !this.#op.hardware || this.#mode === 'passthrough') return true;
     return (memory.identity ?? []).every(([first, last, access]) => {
       const rights = access === 'rw' ? 3 : 1;
       return (

@@ -57,7 +57,8 @@ export interface AllocateOptions {
 export class FrameTable {
   /** Number of frames of memory: RAM, then the hypervisor's own. */
   readonly frames: number;
-  readonly #ram: number;
+  /** Number of frames of RAM alone. */
+  readonly ram: number;
   readonly #heap: Heap;
   readonly #records: number;
   readonly #free: FreeSet;
@@ -86,7 +87,7 @@ export class FrameTable {
     if (!Number.isInteger(frames) || ram < 1 || frames > FRAME_MAX)
       throw new RangeError(`frames ${ram}: expected at least 1`);
     this.frames = frames;
-    this.#ram = ram;
+    this.ram = ram;
     this.#heap = heap;
     this.#records = heap.reserve('frames', (frames + privateFrames) * RECORD_WORDS).base;
     this.#free = new FreeSet(heap, 'frames in use', ram);
@@ -124,9 +125,9 @@ export class FrameTable {
     if (at === undefined) {
       if (!xenHeap || !this.#own) return this.#free.takeLowest();
       const own = this.#own.takeLowest();
-      return own < 0 ? -1 : this.#ram + own;
+      return own < 0 ? -1 : this.ram + own;
     }
-    if (!Number.isInteger(at) || at < 0 || at >= this.#ram || this.#free.has(at)) return -1;
+    if (!Number.isInteger(at) || at < 0 || at >= this.ram || this.#free.has(at)) return -1;
     this.#free.take(at);
     return at;
   }
@@ -139,12 +140,12 @@ export class FrameTable {
     if (order === 0) return this.allocate(owner, { at });
     const count = 2 ** order;
     const isFree = (first: number) => {
-      if (first % count !== 0 || first + count > this.#ram) return false;
+      if (first % count !== 0 || first + count > this.ram) return false;
       for (let frame = first; frame < first + count; frame += 1) if (this.#free.has(frame)) return false;
       return true;
     };
     let first = at ?? 0;
-    if (at === undefined) while (first < this.#ram && !isFree(first)) first += count;
+    if (at === undefined) while (first < this.ram && !isFree(first)) first += count;
     if (!isFree(first)) return -1;
     for (let frame = first; frame < first + count; frame += 1) this.allocate(owner, { at: frame });
     return first as Mfn;
@@ -203,6 +204,16 @@ export class FrameTable {
 
   isXenHeap(frame: Mfn): boolean {
     return this.#flag(frame, XEN_HEAP);
+  }
+
+  /** The next frame at or after `from` that an owner has; -1 when there is none below `end`. */
+  nextOwned(owner: Domid, from: number, end: number): Mfn | -1 {
+    const { words } = this.#heap;
+    const wanted = owner | ALLOCATED;
+    for (let frame = from, at = this.#records + from * RECORD_WORDS; frame < end; frame += 1, at += RECORD_WORDS) {
+      if ((words[at]! & (ALLOCATED | 0xffff)) === wanted) return frame as Mfn;
+    }
+    return -1;
   }
 
   /** The owner of an allocated frame. */
@@ -288,8 +299,8 @@ export class FrameTable {
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
     this.clearContents(frame);
-    if (frame < this.#ram) this.#free.put(frame);
-    else this.#own!.put(frame - this.#ram);
+    if (frame < this.ram) this.#free.put(frame);
+    else this.#own!.put(frame - this.ram);
   }
 
   clearContents(frame: Mfn): void {

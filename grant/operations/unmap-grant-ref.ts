@@ -166,12 +166,15 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
   const readOnly = (flags & READONLY) !== 0;
   tables.countHandle(mapper, frame, readOnly, -1);
   const access = context.ports.device;
+  let failed = 0;
   if (context.rules.deviceRights === 'writable-pins') {
-    if (!readOnly && endsWritePins(context, vcpu, record)) access.unmap(vcpu, mapper, frame);
+    if (!readOnly && endsWritePins(context, vcpu, record)) failed = access.unmap(vcpu, mapper, frame);
   } else if (tables.writers(mapper, frame) === 0) {
-    if (tables.readers(mapper, frame) === 0) access.unmap(vcpu, mapper, frame);
-    else if (!readOnly) access.map(vcpu, mapper, frame, 1);
+    if (tables.readers(mapper, frame) === 0) failed = access.unmap(vcpu, mapper, frame);
+    else if (!readOnly) failed = access.map(vcpu, mapper, frame, 1);
   }
+  // The halves are gone all the same, and completed. xen: unmap_common.
+  if (failed !== 0) record[STATUS] = GrantStatus.general_error;
   return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
 }
 

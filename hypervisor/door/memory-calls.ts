@@ -137,7 +137,7 @@ export class MemoryCalls {
   /** A processor stores bytes in memory. */
   store(op: Of<'store'>): OpResult {
     const { frames } = this.#parts;
-    const bytes = hexBytes(op.bytes, 'bytes');
+    const bytes = op.fill ? filled(op.fill) : hexBytes(op.bytes ?? '', 'bytes');
     if (!frames.isMemory(op.frame)) throw new RangeError(`frame ${op.frame}: expected a frame of memory`);
     if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + bytes.length > PAGE_SIZE) {
       throw new RangeError(`offset ${op.offset}: expected ${bytes.length} bytes to stay within the page`);
@@ -149,6 +149,14 @@ export class MemoryCalls {
 
 /** The value of a hex digit, from its character's code: digits are 0x30 and up, letters 0x41 and 0x61. */
 const hexDigit = (code: number): number => (code & 0xf) + (code > 0x39 ? 9 : 0);
+
+function filled({ byte, length }: { readonly byte: number; readonly length: number }): Uint8Array {
+  if (!Number.isInteger(byte) || byte < 0 || byte > 255) throw new TypeError(`byte ${byte}: expected 0 to 255`);
+  if (!Number.isInteger(length) || length < 0 || length > PAGE_SIZE) {
+    throw new RangeError(`length ${length}: expected 0 to ${PAGE_SIZE}`);
+  }
+  return new Uint8Array(length).fill(byte);
+}
 
 /** Bytes from hex digits. @throws TypeError when they are not. */
 export function hexBytes(hex: string, name: string): Uint8Array {

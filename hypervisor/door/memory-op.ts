@@ -40,6 +40,8 @@ export type MemoryOp =
       readonly memory?: MemoryLayout;
       readonly iommu?: boolean;
       readonly deviceTables?: 'ram' | 'empty';
+      /** HVM: devices walk the processor's own tables (shared EPT), which are not restructured for their sake. */
+      readonly sharedTables?: boolean;
       readonly grantFrames?: number;
       readonly maptrackFrames?: number;
       readonly grantVersion?: 1 | 2;
@@ -107,5 +109,11 @@ export type MemoryOp =
       readonly gfn: number;
     }
   | { readonly op: 'remove_from_physmap'; readonly vcpu?: number; readonly domain: number; readonly gfn: number }
-  /** A processor stores bytes (hex) in a frame of memory: mfn, offset in it. */
-  | { readonly op: 'store'; readonly frame: number; readonly offset: number; readonly bytes: string };
+  /** A processor stores bytes (hex) in a frame of memory, or one byte over and over: mfn, offset in it. */
+  | {
+      readonly op: 'store';
+      readonly frame: number;
+      readonly offset: number;
+      readonly bytes?: string;
+      readonly fill?: { readonly byte: number; readonly length: number };
+    };

@@ -56,8 +56,7 @@ export class HostMappingTables implements HostMappings {
     if (this.#domain(domain).kind === 'hvm') {
       const gfn = ((low >>> 12) + high * 0x100000) as Gfn;
       if (!isGrantType(p2m.type(domain, gfn)) || p2m.frame(domain, gfn) !== frame) return false;
-      this.#physmap.remove(vcpu, domain, gfn);
-      return true;
+      return this.#physmap.remove(vcpu, domain, gfn);
     }
     if (!this.#findPte(domain, low, high, flags) || !pvTables.holdsGrant(frame, flags)) return false;
     pvTables.write(0, 0);

@@ -3,7 +3,7 @@
 // refers to any more goes back to the free ones. xen: arch/x86/mm.c _get_page_type, put_page, cleanup_page_mappings.
 
 import type { DomainView, PageReferences } from '../../grant/index.ts';
-import type { Dfn, Mfn } from '../../machine/frame-number.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../../machine/ids.ts';
 import type { DriverAccess } from '../device-access.ts';
@@ -40,7 +40,8 @@ export class PageTypes implements PageReferences {
   /** Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. */
   #release(vcpu: Vcpu, frame: Mfn): void {
     const { frames } = this.#parts;
-    if (frames.type(frame) === WRITABLE && this.#isFollowed(frame)) this.#unmapOwn(vcpu, frame);
+    // What devices cannot be kept from is lost rather than handed out. xen: cleanup_page_mappings.
+    if (frames.type(frame) === WRITABLE && this.#isFollowed(frame) && !this.#unmapOwn(vcpu, frame)) return;
     this.#access.freeFrame(vcpu, frame);
   }
 
@@ -52,19 +53,19 @@ export class PageTypes implements PageReferences {
     return this.#view(owner)?.syncOwnFrames ?? false;
   }
 
-  #unmapOwn(vcpu: Vcpu, frame: Mfn): void {
-    const { frames, driver } = this.#parts;
-    driver.unmap(vcpu, frames.owner(frame), frame as number as Dfn, 0);
+  #unmapOwn(vcpu: Vcpu, frame: Mfn): boolean {
+    return this.#access.unmap(vcpu, this.#parts.frames.owner(frame), frame) === 0;
   }
 
   /** Another type, if nothing needs the old one; the owner's devices follow. */
   #retype(vcpu: Vcpu, frame: Mfn, type: FrameType): boolean {
-    const { frames, driver } = this.#parts;
+    const { frames } = this.#parts;
     const before = frames.type(frame);
     if (frames.typeCount(frame) !== 0) return false;
-    if (before === WRITABLE && type !== WRITABLE && this.#isFollowed(frame)) this.#unmapOwn(vcpu, frame);
-    if (before !== WRITABLE && type === WRITABLE && this.#isFollowed(frame)) {
-      if (driver.map(vcpu, frames.owner(frame), frame as number as Dfn, frame, 3) !== 0) return false;
+    if ((before === WRITABLE) !== (type === WRITABLE) && this.#isFollowed(frame)) {
+      const done =
+        type === WRITABLE ? this.#access.map(vcpu, frames.owner(frame), frame, 3) === 0 : this.#unmapOwn(vcpu, frame);
+      if (!done) return false;
     }
     frames.resetType(frame, type);
     return true;
@@ -77,10 +78,11 @@ export class PageTypes implements PageReferences {
   }
 
   /** Takes a frame from its owner's devices and leaves it without type. xen: steal_page. */
-  strip(vcpu: Vcpu, frame: Mfn): void {
+  strip(vcpu: Vcpu, frame: Mfn): boolean {
     const { frames } = this.#parts;
-    if (frames.type(frame) === WRITABLE && this.#isFollowed(frame)) this.#unmapOwn(vcpu, frame);
+    if (frames.type(frame) === WRITABLE && this.#isFollowed(frame) && !this.#unmapOwn(vcpu, frame)) return false;
     frames.resetType(frame, FrameType.none);
+    return true;
   }
 
   /** Whether a frame can become a table: the first half of {@link getTable}, before what it unmaps is flushed. */

@@ -45,24 +45,23 @@ export class Physmap implements PageMoves {
     }
     if (frames.owner(frame) === domain) {
       const elsewhere = p2m.gfnOf(frame);
-      if (elsewhere >= 0 && elsewhere !== gfn) this.remove(vcpu, domain, elsewhere as Gfn);
+      if (elsewhere >= 0 && elsewhere !== gfn && !this.remove(vcpu, domain, elsewhere as Gfn)) return false;
     }
     return this.#set(vcpu, domain, gfn, frame, type);
   }
 
-  /** Leaves a hole at a gfn. */
-  remove(vcpu: Vcpu, domain: Domid, gfn: Gfn): void {
-    this.#set(vcpu, domain, gfn, 0 as Mfn, P2mType.hole);
+  /** Leaves a hole at a gfn. False, and nothing done, without memory for the tables of devices. */
+  remove(vcpu: Vcpu, domain: Domid, gfn: Gfn): boolean {
+    return this.#set(vcpu, domain, gfn, 0 as Mfn, P2mType.hole);
   }
 
   /** Devices see what the entry says, dfn = gfn. False, and nothing done, without memory for their tables. */
   #set(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
-    const { p2m, driver } = this.#parts;
+    const { p2m } = this.#parts;
     const { iommu, deviceTables } = this.#domain(domain);
     const dfn = gfn as number as Dfn;
     if (iommu && deviceTables === 'ram') {
-      if (type === P2mType.hole) driver.unmap(vcpu, domain, dfn, 0);
-      else if (driver.map(vcpu, domain, dfn, frame, p2mDeviceRights(type)) !== 0) return false;
+      if (this.#access.setFrame(vcpu, domain, dfn, frame, p2mDeviceRights(type)) !== 0) return false;
     }
     p2m.set(domain, gfn, frame, type);
     return true;
@@ -85,7 +84,7 @@ export class Physmap implements PageMoves {
     const frame = low as Mfn;
     if (frames.owner(frame) !== owner || frames.isXenHeap(frame)) return GrantStatus.bad_page;
     if (!frames.isHeld(frame) || frames.references(frame) !== 1) return GrantStatus.bad_page;
-    this.#pages.strip(vcpu, frame);
+    if (!this.#pages.strip(vcpu, frame)) return GrantStatus.general_error;
     frames.changeOwner(frame, DOMID_INVALID);
     return GrantStatus.okay;
   }
@@ -112,16 +111,11 @@ export class Physmap implements PageMoves {
       if (p2m.type(domain, gfn) !== P2mType.ram) return false;
       frame = p2m.frame(domain, gfn);
       if (frames.owner(frame) !== domain) return false;
-      this.remove(vcpu, domain, gfn);
+      if (!this.remove(vcpu, domain, gfn)) return false;
     } else if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
     if (!frames.isHeld(frame)) return true;
     frames.unhold(frame);
     this.#pages.drop(vcpu, frame, 1, 0);
     return true;
-  }
-
-  /** Whether nothing that was taken away on a virtual CPU is still to be flushed. */
-  isFlushed(vcpu: Vcpu): boolean {
-    return this.#access.isFlushed(vcpu);
   }
 }

@@ -85,19 +85,17 @@ function releaseGrants(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
   return Phase.devices;
 }
 
-/** Pinned tables, a chunk of frames at a time: what they map goes with them. */
+/** Pinned tables, one at a time: what they map goes with them. */
 function unpinTables(context: OperationContext, vcpu: Vcpu, record: Uint32Array, domain: Domid): number {
   const { frames } = context.parts;
-  const done = record[DestroyScratch.at]!;
-  const end = Math.min(frames.frames, done + CHUNK * CHUNK);
-  for (let at = done; at < end; at += 1) {
-    const frame = at as Mfn;
-    if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || !frames.isPinned(frame)) continue;
-    frames.setPinned(frame, false);
-    context.pages.putTable(vcpu, frame, frames.type(frame) - FrameType.l1PageTable + 1);
-  }
-  if (end < frames.frames) {
-    record[DestroyScratch.at] = end;
+  for (let at = record[DestroyScratch.at]!; ; at += 1) {
+    const frame = frames.nextOwned(domain, at, frames.frames);
+    if (frame < 0) break;
+    at = frame;
+    if (!frames.isPinned(frame as Mfn)) continue;
+    frames.setPinned(frame as Mfn, false);
+    context.pages.putTable(vcpu, frame as Mfn, frames.type(frame as Mfn) - FrameType.l1PageTable + 1);
+    record[DestroyScratch.at] = at + 1;
     return Phase.pageTables;
   }
   record[DestroyScratch.at] = 0;
@@ -108,17 +106,17 @@ function unpinTables(context: OperationContext, vcpu: Vcpu, record: Uint32Array,
 /** Every frame that the domain has not given back. Those that others refer to stay until they let go. */
 function relinquish(context: OperationContext, vcpu: Vcpu, record: Uint32Array, domain: Domid): number {
   const { frames } = context.parts;
-  const done = record[DestroyScratch.at]!;
-  const end = Math.min(frames.frames, done + CHUNK * CHUNK);
-  for (let at = done; at < end; at += 1) {
-    const frame = at as Mfn;
-    if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) continue;
-    if (!frames.isHeld(frame)) continue;
-    frames.unhold(frame);
-    context.pages.drop(vcpu, frame, 1, 0);
+  let at = record[DestroyScratch.at]!;
+  for (let done = 0; done < CHUNK; done += 1) {
+    const frame = frames.nextOwned(domain, at, frames.frames);
+    if (frame < 0) return Phase.end;
+    at = frame + 1;
+    if (frames.isXenHeap(frame as Mfn) || !frames.isHeld(frame as Mfn)) continue;
+    frames.unhold(frame as Mfn);
+    context.pages.drop(vcpu, frame as Mfn, 1, 0);
   }
-  record[DestroyScratch.at] = end;
-  return end < frames.frames ? Phase.memoryFlush : Phase.end;
+  record[DestroyScratch.at] = at;
+  return Phase.memoryFlush;
 }
 
 /**
@@ -156,9 +154,9 @@ function isInProgress({ parts }: OperationContext, domain: number): boolean {
 function sharedFrames({ parts }: OperationContext, domain: Domid): Mfn[] {
   const { frames } = parts;
   const found: Mfn[] = [];
-  for (let at = 0; at < frames.frames; at += 1) {
-    if (frames.isAllocated(at) && frames.owner(at as Mfn) === domain && frames.isXenHeap(at as Mfn))
-      found.push(at as Mfn);
+  for (let at = 0; ; at += 1) {
+    at = frames.nextOwned(domain, at, frames.frames);
+    if (at < 0) return found;
+    if (frames.isXenHeap(at as Mfn)) found.push(at as Mfn);
   }
-  return found;
 }

@@ -145,6 +145,7 @@ function unmapPiece(context: OperationContext, vcpu: Vcpu, record: Uint32Array):
   const dfn = (firstDfn(record) + done) as Dfn;
   const order = pieceOrder(dfn, left);
   const removed = driver.unmap(vcpu, domain, dfn, order);
+  if (removed < 0) return fail(record, removed);
   if (removed > 0) context.access.holdDmaRange(vcpu, domain, dfn, order);
   record[Pending.result] = record[Pending.result]! + removed;
   record[DmaScratch.done] = done + pagesOf(order);

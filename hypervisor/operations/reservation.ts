@@ -144,6 +144,6 @@ export function stepRemoveFromPhysmap(context: OperationContext, vcpu: Vcpu, pha
   const gfn = record[ReservationScratch.gfn] as Gfn;
   if (context.domain(domain)!.kind === 'pv') record[Pending.result] = Errno.EACCES;
   else if (p2m.type(domain, gfn) !== P2mType.ram) record[Pending.result] = Errno.ENOENT;
-  else context.physmap.remove(vcpu, domain, gfn);
+  else if (!context.physmap.remove(vcpu, domain, gfn)) record[Pending.result] = Errno.ENOMEM;
   return Phase.end;
 }

@@ -76,11 +76,12 @@ export class Contexts {
   }
 
   /** Writes a requester's entry in one piece. Its bus must have a context table. */
-  set(unit: number, source: number, root: Mfn, did: number): void {
-    const { tables, tablesAndDeviceTlb } = TranslationType;
+  set(unit: number, source: number, root: Mfn, did: number, isPassThrough = false): void {
+    const { tables, tablesAndDeviceTlb, passThrough } = TranslationType;
+    const translated = this.#deviceTlbUnits[unit] ? tablesAndDeviceTlb : tables;
     const words = encode(contextEntry, {
       present: 1,
-      translationType: this.#deviceTlbUnits[unit] ? tablesAndDeviceTlb : tables,
+      translationType: isPassThrough ? passThrough : translated,
       secondLevelTable: root,
       addressWidth: this.#levels - 2,
       domainId: did,

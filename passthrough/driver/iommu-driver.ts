@@ -157,7 +157,7 @@ export class IommuDriver {
     if (old >= 0 && isSameOwner(ids.domainOf(old), domain)) return 0;
     const isQuarantined = isQuarantine(domain);
     const root = isQuarantined ? this.quarantine.root(quarantineIndex(domain)) : (this.tables.root(domain) as Mfn);
-    this.contexts.set(unit, source, root, ids.didOf(domain));
+    this.contexts.set(unit, source, root, ids.didOf(domain), !isQuarantined && this.tables.isPassThrough(domain));
     // An entry that was not present may be cached as such under caching mode, tagged with did 0. VT-d 6.2.2.1.
     const isCached = old >= 0 || this.units[unit]!.capabilities.cachingMode;
     if (isCached) this.flush.requestContextFlush(vcpu, unit, Math.max(old, 0), source);
@@ -202,12 +202,12 @@ export class IommuDriver {
    * @returns 0, or -ERANGE beyond what the tables reach, or -ENOMEM: then of a block nothing is mapped any more.
    */
   map(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number, order = 0): number {
-    // The tables of a dying domain are gone: there is nothing left to let at anything.
-    if (!this.tables.exists(domain)) return 0;
+    // The tables of a dying domain are gone; those of a domain that is not translated count for nothing.
+    if (!this.tables.exists(domain) || this.tables.isPassThrough(domain)) return 0;
     if (rights === 0) return Math.min(0, this.unmap(vcpu, domain, dfn, order));
     const pages = pagesOf(order);
     if (!this.tables.reaches((dfn + pages - 1) as Dfn)) return Errno.ERANGE;
-    if (order > 9 && this.#leafOrder(dfn, frame, pages) !== order)
+    if (order > 9 && this.#leafOrder(domain, dfn, frame, pages) !== order)
       return this.mapRange(vcpu, domain, dfn, frame, pages, rights);
     const changes = this.#changes;
     changes.begin();
@@ -221,7 +221,7 @@ export class IommuDriver {
 
   #mapPieces(domain: Domid, dfn: Dfn, frame: Mfn, rights: number, pages: number): number {
     for (let done = 0; done < pages; ) {
-      const piece = this.#leafOrder(dfn + done, frame + done, pages - done);
+      const piece = this.#leafOrder(domain, dfn + done, frame + done, pages - done);
       const errno = this.#changes.map(domain, (dfn + done) as Dfn, frame + done, rights, leafLevel(piece));
       if (errno !== 0) return errno;
       done += pagesOf(piece);
@@ -230,8 +230,8 @@ export class IommuDriver {
   }
 
   /** Order of the largest leaf that can begin here. xen: mapping_order. */
-  #leafOrder(dfn: number, frame: number, pages: number): number {
-    for (let order = 9 * (this.tables.largestLeaf - 1); order > 0; order -= 9) {
+  #leafOrder(domain: Domid, dfn: number, frame: number, pages: number): number {
+    for (let order = 9 * (this.tables.largestLeafOf(domain) - 1); order > 0; order -= 9) {
       if (pages >= pagesOf(order) && alignDown(dfn, order) === dfn && alignDown(frame, order) === frame) return order;
     }
     return 0;
@@ -251,12 +251,12 @@ export class IommuDriver {
     let errno = 0;
     let done = 0;
     while (done < pages && errno === 0) {
-      const order = this.#leafOrder(dfn + done, frame + done, pages - done);
+      const order = this.#leafOrder(domain, dfn + done, frame + done, pages - done);
       errno = this.map(vcpu, domain, (dfn + done) as Dfn, (frame + done) as Mfn, rights, order);
       if (errno === 0) done += pagesOf(order);
     }
     for (let at = 0; errno !== 0 && at < done; ) {
-      const order = this.#leafOrder(dfn + at, frame + at, pages - at);
+      const order = this.#leafOrder(domain, dfn + at, frame + at, pages - at);
       this.unmap(vcpu, domain, (dfn + at) as Dfn, order);
       at += pagesOf(order);
     }

@@ -17,7 +17,13 @@ export const ENTRY_WRITE = 2;
 
 const ROOT = 0;
 const UNITS = 1;
-const RECORD_WORDS = 2;
+/** How a domain's table is kept. */
+const MANNER = 2;
+const RECORD_WORDS = 3;
+/** Leaves of 4 KiB only, and no table is taken out. */
+const PLAIN = 1;
+/** Devices of the domain are not translated. */
+const PASS_THROUGH = 2;
 
 export interface DeviceTablesOptions {
   readonly domains: number;
@@ -91,6 +97,38 @@ export class DeviceTables {
     this.#heap.write(this.#records + domain * RECORD_WORDS + UNITS, units);
   }
 
+  /** A table that belongs to the processor, too (shared EPT), is not restructured for the sake of devices. */
+  setPlain(domain: Domid): void {
+    this.#setManner(domain, PLAIN);
+  }
+
+  /** The domain's devices reach what they like. xen: iommu_hwdom_passthrough. */
+  setPassThrough(domain: Domid): void {
+    this.#setManner(domain, PASS_THROUGH);
+  }
+
+  isPassThrough(domain: Domid): boolean {
+    return (this.#manner(domain) & PASS_THROUGH) !== 0;
+  }
+
+  #manner(domain: Domid): number {
+    return this.#heap.words[this.#records + domain * RECORD_WORDS + MANNER]!;
+  }
+
+  #setManner(domain: Domid, bit: number): void {
+    this.#heap.write(this.#records + domain * RECORD_WORDS + MANNER, this.#manner(domain) | bit);
+  }
+
+  /** Level of a domain's largest leaves. */
+  largestLeafOf(domain: Domid): number {
+    return (this.#manner(domain) & PLAIN) === 0 ? this.largestLeaf : 1;
+  }
+
+  /** Whether tables of a domain that have become empty are taken out. */
+  reclaims(domain: Domid): boolean {
+    return this.reclaim && (this.#manner(domain) & PLAIN) === 0;
+  }
+
   /** Device frames that the tables can map: those below 2^(9 * levels). */
   reaches(dfn: Dfn): boolean {
     return dfn < this.#limit;
@@ -152,6 +190,7 @@ export class DeviceTables {
     if (root < 0) return;
     this.pages.release(root as Mfn, this.levels);
     this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, 0);
+    this.#heap.write(this.#records + domain * RECORD_WORDS + MANNER, 0);
     this.#lastDomain = -1;
   }
 

@@ -90,7 +90,7 @@ export class TableChanges {
       tables.set(frame, rights);
     }
     this.changed += 1;
-    if (tables.level < tables.largestLeaf) this.#form(domain, dfn);
+    if (tables.level < tables.largestLeafOf(domain)) this.#form(domain, dfn);
     return 0;
   }
 
@@ -132,7 +132,8 @@ export class TableChanges {
   /** While the found table says what one leaf above it would say, that leaf takes its place. */
   #form(domain: Domid, dfn: Dfn): void {
     const tables = this.#tables;
-    while (tables.level < tables.largestLeaf && tables.pages.isContiguous(tables.table, tables.level)) {
+    const largest = tables.largestLeafOf(domain);
+    while (tables.level < largest && tables.pages.isContiguous(tables.table, tables.level)) {
       const { table, level } = tables;
       const low = this.#frames.readWord(table, 0);
       const first = entryFrame(low, this.#frames.readWord(table, 1));
@@ -157,8 +158,8 @@ export class TableChanges {
     }
     if (level === 1) this.#clear(pagesOf(order));
     else if (isLeaf(level, tables.low) || (tables.low & ENTRY_PERMISSIONS) === 0) this.#clear(1);
-    else this.#clearBelow();
-    if (this.removed > 0 && tables.reclaim) this.#unhookEmpty(domain, dfn);
+    else this.#clearBelow(domain);
+    if (this.removed > 0 && tables.reclaims(domain)) this.#unhookEmpty(domain, dfn);
     return 0;
   }
 
@@ -176,12 +177,12 @@ export class TableChanges {
   }
 
   /** Clears what lies below the found table, and takes that out if tables are reclaimed. */
-  #clearBelow(): void {
+  #clearBelow(domain: Domid): void {
     const tables = this.#tables;
     const table = entryFrame(tables.low, tables.high) as Mfn;
     const below = tables.level - 1;
     this.#sweep(table, below, -1, 0);
-    if (this.removed === 0 || !tables.reclaim) return;
+    if (this.removed === 0 || !tables.reclaims(domain)) return;
     tables.set(0, 0);
     this.#restructured(REPLACED);
     this.#drop(table, below, below > 1);

@@ -3,7 +3,7 @@
 import type { Op } from '../../../hypervisor/index.ts';
 import { Errno } from '../../../machine/errno.ts';
 import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
-import { filledHex, frameOf, hexOf, wideOf } from './hex-value.ts';
+import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { domainOp } from './machine-plan.ts';
 import type { Handlers, ReplayContext } from './replay-context.ts';
 
@@ -40,7 +40,7 @@ function fillData(context: ReplayContext, record: RecordOf<'domain'>): void {
   for (const [index, name] of record.data.entries()) {
     const frame = dataFrame(context, record, name);
     if (frame === null) continue;
-    context.step({ op: 'store', frame, offset: 0, bytes: filledHex(base + index, len) });
+    context.step({ op: 'store', frame, offset: 0, fill: { byte: (base + index) & 0xff, length: len } });
     context.contents.know(frame);
   }
 }
