@@ -51,8 +51,9 @@ export class DriverAccess implements DeviceAccess {
     return this.#driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
   }
 
-  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): void {
-    this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
+  /** Frames that lost access; -ENOMEM when a large leaf could not be split. */
+  unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): number {
+    return this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
   }
 
   isFlushed(vcpu: Vcpu): boolean {

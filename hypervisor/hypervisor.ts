@@ -29,6 +29,7 @@ import { stepMapForeign, stepPinTable, stepUnpinTable, stepUpdateVaMapping } fro
 import {
   stepAddToPhysmap,
   stepDecreaseReservation,
+  stepIncreaseReservation,
   stepPopulate,
   stepRemoveFromPhysmap,
 } from './operations/reservation.ts';
@@ -54,7 +55,7 @@ const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcp
   unpin_table: stepUnpinTable,
   decrease_reservation: stepDecreaseReservation,
   populate_physmap: stepPopulate,
-  increase_reservation: stepPopulate,
+  increase_reservation: stepIncreaseReservation,
   add_to_physmap: stepAddToPhysmap,
   remove_from_physmap: stepRemoveFromPhysmap,
   destroy_domain: stepDestroyDomain,
@@ -73,7 +74,8 @@ export class Hypervisor {
   readonly parts: Parts;
   readonly access: DriverAccess;
   readonly #grants: GrantContext;
-  readonly #context: OperationContext;
+  /** What operations work with: for running parts of them by themselves. */
+  readonly context: OperationContext;
   readonly #dma: DeviceDma;
   readonly #grantCalls: GrantCalls;
   readonly #memoryCalls: MemoryCalls;
@@ -117,7 +119,7 @@ export class Hypervisor {
     };
     access.grants = this.#grants;
     const domain = (id: number) => control.root.domains[id] ?? null;
-    this.#context = { parts, config, control, access, pages, physmap, grants: this.#grants, domain };
+    this.context = { parts, config, control, access, pages, physmap, grants: this.#grants, domain };
     const alive = (id: number) => this.#aliveDomain(id);
     this.#grantCalls = new GrantCalls(parts, this.#grants, alive);
     this.#memoryCalls = new MemoryCalls(parts, this.#grants, alive);
@@ -200,11 +202,11 @@ export class Hypervisor {
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
       case 'assign_device': {
-        const refusal = placeAssign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        const refusal = placeAssign(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
         return refusal === 0 ? vcpu : { result: refusal };
       }
       case 'deassign_device': {
-        const refusal = placeDeassign(this.#context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+        const refusal = placeDeassign(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
         return refusal === 0 ? vcpu : { result: refusal };
       }
       case 'tick':
@@ -293,7 +295,7 @@ export class Hypervisor {
       case TRANSFER:
         return stepTransfer(this.#grants, vcpu, phase);
       default:
-        return STEP_OF[code - 1]!(this.#context, vcpu, phase);
+        return STEP_OF[code - 1]!(this.context, vcpu, phase);
     }
   }
 
@@ -318,7 +320,7 @@ export class Hypervisor {
     const domain = record[Pending.domain]!;
     const after = this.control.root.domains[domain];
     pending.close(vcpu);
-    if (this.control.anyDying) reapDying(this.#context);
+    if (this.control.anyDying) reapDying(this.context);
     if (after?.state !== 'crashed') return outcome;
     return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }

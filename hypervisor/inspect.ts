@@ -5,6 +5,7 @@ import type { Mfn } from '../machine/frame-number.ts';
 import { FrameType } from '../machine/frame-table.ts';
 import type { Domid, UnitIndex } from '../machine/ids.ts';
 import { Pending } from '../machine/pending.ts';
+import { entryFrame, entryPages, isLeaf } from '../passthrough/index.ts';
 import type { Control } from './control.ts';
 import type { Hypervisor } from './hypervisor.ts';
 import type { Parts } from './parts.ts';
@@ -150,7 +151,7 @@ function handleViews(parts: Parts, mapper: Domid): [string, MachineView['handles
     ]);
 }
 
-/** Every present leaf of a domain's tables, found by walking them. */
+/** Every page of a domain's device tables, those of large leaves one by one; found by walking them. */
 function deviceViews(parts: Parts, domain: Domid): [string, string][] {
   const { tables } = parts.driver;
   if (!tables.exists(domain)) return [];
@@ -159,10 +160,15 @@ function deviceViews(parts: Parts, domain: Domid): [string, string][] {
     for (let entry = 0; entry < 512; entry += 1) {
       const low = parts.frames.readWord(table, entry * 2);
       if ((low & 3) === 0) continue;
-      const frame = (low >>> 12) + (parts.frames.readWord(table, entry * 2 + 1) & 0xfffff) * 0x100000;
-      const dfn = first + entry * 512 ** (level - 1);
-      if (level === 1) views.push([`${domain}/${dfn}`, `${frame} ${(low & 2) !== 0 ? 'rw' : 'r'}`]);
-      else visit(frame, level - 1, dfn);
+      const frame = entryFrame(low, parts.frames.readWord(table, entry * 2 + 1));
+      const pages = entryPages(level);
+      const dfn = first + entry * pages;
+      if (!isLeaf(level, low)) {
+        visit(frame, level - 1, dfn);
+        continue;
+      }
+      const rights = (low & 2) !== 0 ? 'rw' : 'r';
+      for (let page = 0; page < pages; page += 1) views.push([`${domain}/${dfn + page}`, `${frame + page} ${rights}`]);
     }
   };
   visit(tables.root(domain), tables.levels, 0);

@@ -99,11 +99,15 @@ export function makeParts(config: MachineConfig): Parts {
     policy: config.policy,
     release: config.release,
     queuedInvalidation: config.iommu.queuedInvalidation,
-    deviceTlbs: deviceTlbsOf(config, units, functions),
+    ...(config.iommu.ats && config.iommu.queuedInvalidation
+      ? { deviceTlbs: deviceTlbsOf(config, units, functions) }
+      : {}),
     quarantines:
       config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
     // The adversary keeps every way to a table apart: there must not be 512^3 of them.
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
+    superpages: config.iommu.superpages,
+    reclaimTables: config.iommu.reclaimTables,
   });
   return {
     heap,
@@ -126,15 +130,14 @@ export function makeParts(config: MachineConfig): Parts {
 }
 
 /**
- * Devices whose device TLBs are used: their unit takes the descriptors, and has the queue that these need. The last
- * found at boot comes first (xen: enable_ats_device adds to the head of the unit's list).
+ * Devices with device TLBs whose unit takes the descriptors, and has the queue that these need. The last found at boot
+ * comes first (xen: enable_ats_device adds to the head of the unit's list).
  */
 function deviceTlbsOf(
   config: MachineConfig,
   units: readonly VtdUnit[],
   functions: readonly PciFunction[],
 ): readonly DeviceTlb[] {
-  if (!config.iommu.ats || !config.iommu.queuedInvalidation) return [];
   return config.devices
     .flatMap(({ ats, unit }, index) => {
       const { deviceTlb, queuedInvalidation } = units[unit]!.capabilities;

@@ -2,20 +2,29 @@
 
 import type { GrantRules } from '../grant/index.ts';
 
+/** Decisions about memory. */
+export interface MemoryRules {
+  /** A privileged domain maps a gfn of another where a grant is mapped. */
+  readonly foreignMapOfGrant: 'by-owner' | 'refused';
+}
+
 /** Decisions of a version. */
 export interface Rules {
   readonly name: string;
   readonly grants: GrantRules;
+  readonly memory: MemoryRules;
 }
+
+type Decisions = GrantRules & MemoryRules;
 
 /** A decision: its values, what they mean and where that is from. */
-export interface RuleFact<Field extends keyof GrantRules = keyof GrantRules> {
+export interface RuleFact<Field extends keyof Decisions = keyof Decisions> {
   readonly field: Field;
   readonly sentence: string;
-  readonly values: Readonly<Record<GrantRules[Field], string>>;
+  readonly values: Readonly<Record<Decisions[Field], string>>;
 }
 
-function fact<Field extends keyof GrantRules>(entry: RuleFact<Field>): RuleFact {
+function fact<Field extends keyof Decisions>(entry: RuleFact<Field>): RuleFact {
   return entry as unknown as RuleFact;
 }
 
@@ -61,6 +70,14 @@ export const ruleFacts: readonly RuleFact[] = [
       absent: 'no such operation (recorded of 4.23-unstable)',
     },
   }),
+  fact({
+    field: 'foreignMapOfGrant',
+    sentence: 'a privileged domain maps a gfn of another where that has mapped a grant',
+    values: {
+      'by-owner': 'done if the frame is of that domain all the same (recorded of 4.17.7)',
+      refused: 'refused (recorded of 4.23-unstable)',
+    },
+  }),
 ];
 
 /** The versions that ship. */
@@ -75,6 +92,7 @@ export const rulePresets = {
       copyFrameCheck: 'at-claim',
       cacheFlush: 'done',
     },
+    memory: { foreignMapOfGrant: 'by-owner' },
   },
   /** 4.23-unstable of August 2026, as recorded; with XSA-523 fixed. */
   xen4_23: {
@@ -86,6 +104,7 @@ export const rulePresets = {
       copyFrameCheck: 'before-lookup',
       cacheFlush: 'absent',
     },
+    memory: { foreignMapOfGrant: 'refused' },
   },
   /** The PV passthrough series of May 2008 with the fixes of its first week. */
   xen2008: {
@@ -97,6 +116,7 @@ export const rulePresets = {
       copyFrameCheck: 'before-lookup',
       cacheFlush: 'absent',
     },
+    memory: { foreignMapOfGrant: 'by-owner' },
   },
 } as const satisfies Record<string, Rules>;
 

@@ -31,12 +31,15 @@ export interface Reach {
   readonly current: boolean;
 }
 
-/** Everything that assigned devices may reach. Needs the cache profile `adversary`. */
+/**
+ * Everything that devices may reach which somebody has. Needs the cache profile `adversary`. Bridges are left out: what
+ * goes by their requester ids is done for the devices behind them.
+ */
 export function reachOf(machine: Hypervisor): Reach[] {
   const found: Reach[] = [];
   const dfns = Math.max(machine.config.frames, machine.config.gfns);
-  for (const { device, owner } of machine.control.root.devices) {
-    if (owner === null) continue;
+  for (const [index, { device, owner }] of machine.control.root.devices.entries()) {
+    if (owner === null || machine.parts.functions[index]!.requesters.length === 0) continue;
     for (let dfn = 0; dfn < dfns; dfn += 1) {
       for (const { frame, rights, current } of machine.mayTranslate(device, dfn)) {
         if (frame >= 0 && rights !== 0) found.push({ device, owner, dfn, frame, rights, current });

@@ -15,6 +15,8 @@ function unitWithPages(pages: number) {
     windowPages: 0,
     devices: [{ device: DEVICE, unit: 0 }],
     caches: { kind: 'lru' },
+    // The figures mean leaves of 4 KiB, in tables that stay.
+    iommu: { superpages: false, reclaimTables: false },
   });
   machine.step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: pages, iommu: true });
   machine.step({ op: 'assign_device', device: DEVICE, domain: 0 });

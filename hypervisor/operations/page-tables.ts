@@ -6,7 +6,7 @@ import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
-import { P2mType } from '../memory/p2m.ts';
+import { isGrantType, P2mType } from '../memory/p2m.ts';
 import { Pte } from '../memory/pv-tables.ts';
 import type { OperationContext } from './context.ts';
 
@@ -86,7 +86,9 @@ export function foreignFrame(context: OperationContext, owner: Domid, number: nu
   const { frames, p2m } = context.parts;
   let frame = number as Mfn;
   if (context.domain(owner)?.kind === 'hvm') {
-    if (p2m.type(owner, number as Gfn) === P2mType.hole) return -1;
+    const type = p2m.type(owner, number as Gfn);
+    const isRefused = isGrantType(type) && context.config.rules.memory.foreignMapOfGrant === 'refused';
+    if (type === P2mType.hole || isRefused) return -1;
     frame = p2m.frame(owner, number as Gfn);
   }
   if (!frames.isMemory(frame)) return frame;

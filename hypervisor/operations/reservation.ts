@@ -56,7 +56,18 @@ export function stepDecreaseReservation(context: OperationContext, vcpu: Vcpu, p
   return Phase.pageFlush;
 }
 
-/** populate_physmap and increase_reservation: extents of 2^order frames, page by page. */
+/** increase_reservation: extents of 2^order frames, which the domain's devices reach once it puts them to use. */
+export function stepIncreaseReservation(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase !== Phase.page) return after(context, vcpu, phase);
+  const record = context.parts.pending.record(vcpu);
+  if (record[Pending.index] === record[Pending.count]) return stop(context, vcpu, record);
+  if (!allocate(context, record[Pending.domain] as Domid, record, elementOf(record)))
+    return stop(context, vcpu, record);
+  record[Pending.index]! += 1;
+  return Phase.page;
+}
+
+/** populate_physmap: extents of 2^order frames, page by page. */
 export function stepPopulate(context: OperationContext, vcpu: Vcpu, phase: number): number {
   if (phase !== Phase.page) return after(context, vcpu, phase);
   const record = context.parts.pending.record(vcpu);

@@ -2,8 +2,8 @@
 
 export { Clock } from './clock.ts';
 export { Contexts, type DeviceTlb } from './contexts.ts';
-export { DeviceTables } from './device-tables.ts';
 export { DomainIds, isQuarantine, quarantineDomid, quarantineIndex } from './domain-ids.ts';
-export { FlushEngine } from './flush-engine.ts';
-export { COMPLETION_ARGUMENTS, FlushLedger } from './flush-ledger.ts';
+export { FlushEngine } from './flush/flush-engine.ts';
+export { COMPLETION_ARGUMENTS, FlushLedger } from './flush/flush-ledger.ts';
 export { IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';
+export { DeviceTables } from './tables/device-tables.ts';

@@ -1,7 +1,7 @@
 // What the hypervisor does to its units: start them, put devices into domains, change device access.
 
 import { Errno } from '../../machine/errno.ts';
-import { type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
+import { alignDown, type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid, Sbdf, UnitIndex, Vcpu } from '../../machine/ids.ts';
@@ -9,10 +9,11 @@ import { Register, type VtdUnit } from '../hardware/index.ts';
 import type { FlushPolicy, Release } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
 import { Contexts, type DeviceTlb } from './contexts.ts';
-import { DeviceTables } from './device-tables.ts';
 import { DomainIds, isQuarantine, quarantineIndex } from './domain-ids.ts';
-import { FlushEngine } from './flush-engine.ts';
+import { FlushEngine } from './flush/flush-engine.ts';
 import { QuarantineTables } from './quarantine.ts';
+import { DeviceTables } from './tables/device-tables.ts';
+import { leafLevel, TableChanges } from './tables/table-changes.ts';
 
 export interface IommuDriverOptions {
   readonly heap: Heap;
@@ -27,12 +28,16 @@ export interface IommuDriverOptions {
   readonly release: Release;
   /** Invalidations go through the units' queues where they have them (the default), or through registers. */
   readonly queuedInvalidation?: boolean;
-  /** Devices whose device TLBs are used, in the order in which they are invalidated; none: device TLBs are not used. */
+  /** Devices whose device TLBs are used, in the order in which they are invalidated; left out: none may be. */
   readonly deviceTlbs?: readonly DeviceTlb[];
   /** Devices that may be in quarantine with tables of their own. */
   readonly quarantines?: number;
   /** Device frames that those tables lead from, from 0 on; all there can be by default. */
   readonly quarantineReach?: number;
+  /** Large leaves, of the sizes that all units have (xen: iommu=superpages). Off by default. */
+  readonly superpages?: boolean;
+  /** Tables that have become empty are taken out and freed. Off by default. */
+  readonly reclaimTables?: boolean;
 }
 
 const GCMD_ENABLE = 0x80000000;
@@ -48,14 +53,21 @@ export class IommuDriver {
   readonly flush: FlushEngine;
   readonly contexts: Contexts;
   readonly quarantine: QuarantineTables;
+  readonly #changes: TableChanges;
 
   constructor(options: IommuDriverOptions) {
-    const { heap, frames, units, domains, deviceTlbs = [], quarantines = 0 } = options;
+    const { heap, frames, units, domains, quarantines = 0 } = options;
     this.units = units;
     // One table serves every unit: 4 levels where all can walk them (as Xen has it), else what they have in common.
     const levels = [4, 3, 5].find((level) => units.every((unit) => unit.capabilities.levels.includes(level)));
     if (levels === undefined) throw new RangeError('units: expected a table depth that all of them support');
-    this.tables = new DeviceTables(heap, frames, { domains, levels });
+    this.tables = new DeviceTables(heap, frames, {
+      domains,
+      levels,
+      largestLeaf: options.superpages ? largestLeafOf(units) : 1,
+      reclaim: options.reclaimTables ?? false,
+    });
+    this.#changes = new TableChanges(this.tables, frames);
     this.ids = units.map(
       (unit) =>
         new DomainIds(heap, {
@@ -75,8 +87,8 @@ export class IommuDriver {
       frames,
       units: units.length,
       levels,
-      deviceTlbUnits: units.map((unit) => deviceTlbs.length > 0 && unit.capabilities.deviceTlb),
-      deviceTlbs,
+      deviceTlbUnits: units.map((unit) => options.deviceTlbs !== undefined && unit.capabilities.deviceTlb),
+      deviceTlbs: options.deviceTlbs ?? [],
     });
     this.flush = new FlushEngine(
       {
@@ -184,58 +196,88 @@ export class IommuDriver {
   }
 
   /**
-   * Lets a domain's devices reach a frame at a device frame number: bit 0 of `rights` to read, bit 1 to write.
-   * Writing an entry over itself changes nothing. xen: intel_iommu_map_page.
-   * @returns 0, or -ENOMEM, or -ERANGE beyond what the tables reach.
+   * Lets a domain's devices reach 2^order aligned frames at a device frame number: bit 0 of `rights` to read, bit 1 to
+   * write. One change, of one leaf where the units have its size, of smaller ones otherwise. What says the same already
+   * is no change. (1 GiB in smaller leaves is a change for each of them.) xen: intel_iommu_map_page.
+   * @returns 0, or -ERANGE beyond what the tables reach, or -ENOMEM: then of a block nothing is mapped any more.
    */
-  map(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number): number {
-    const { tables } = this;
+  map(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number, order = 0): number {
     // The tables of a dying domain are gone: there is nothing left to let at anything.
-    if (!tables.exists(domain)) return 0;
-    if (!tables.reaches(dfn)) return Errno.ERANGE;
-    const found = tables.find(domain, dfn, true);
-    if (found < 0) return found;
-    const before = tables.low & 3;
-    const old = tables.frame;
-    if (before === rights && old === frame) return 0;
-    tables.set(frame, rights);
-    this.flush.changed(vcpu, domain, dfn, 0, before, rights, before !== 0 && old !== frame);
+    if (!this.tables.exists(domain)) return 0;
+    if (rights === 0) return Math.min(0, this.unmap(vcpu, domain, dfn, order));
+    const pages = pagesOf(order);
+    if (!this.tables.reaches((dfn + pages - 1) as Dfn)) return Errno.ERANGE;
+    if (order > 9 && this.#leafOrder(dfn, frame, pages) !== order)
+      return this.mapRange(vcpu, domain, dfn, frame, pages, rights);
+    const changes = this.#changes;
+    changes.begin();
+    let errno = 0;
+    if (order === 0) errno = changes.map(domain, dfn, frame, rights, 1);
+    else errno = this.#mapPieces(domain, dfn, frame, rights, pages);
+    if (changes.changed > 0) this.#report(vcpu, domain, dfn, order, rights);
+    if (errno !== 0 && order > 0) this.unmap(vcpu, domain, dfn, order);
+    return errno;
+  }
+
+  #mapPieces(domain: Domid, dfn: Dfn, frame: Mfn, rights: number, pages: number): number {
+    for (let done = 0; done < pages; ) {
+      const piece = this.#leafOrder(dfn + done, frame + done, pages - done);
+      const errno = this.#changes.map(domain, (dfn + done) as Dfn, frame + done, rights, leafLevel(piece));
+      if (errno !== 0) return errno;
+      done += pagesOf(piece);
+    }
     return 0;
+  }
+
+  /** Order of the largest leaf that can begin here. xen: mapping_order. */
+  #leafOrder(dfn: number, frame: number, pages: number): number {
+    for (let order = 9 * (this.tables.largestLeaf - 1); order > 0; order -= 9) {
+      if (pages >= pagesOf(order) && alignDown(dfn, order) === dfn && alignDown(frame, order) === frame) return order;
+    }
+    return 0;
+  }
+
+  #report(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number, after: number): void {
+    const { before, frameChanged, structure, dropped } = this.#changes;
+    this.flush.changed(vcpu, domain, dfn, order, before, after, frameChanged, structure, dropped);
   }
 
   /**
-   * Takes access to 2^order aligned device frames away; those without access are passed over. Reported as one change,
-   * its rights the strongest that were taken. xen: intel_iommu_unmap_page.
-   * @returns frames that lost access.
+   * Maps frames side by side, in the largest leaves that fit: for building a domain. Each leaf is a change of its own,
+   * so a domain with devices may ask for more invalidations than there is room for. On failure what was mapped is
+   * unmapped again. xen: iommu_map.
    */
-  unmap(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): number {
-    const { tables } = this;
-    if (!tables.exists(domain)) return 0;
-    let strongest = 0;
-    let removed = 0;
-    for (let page = 0, pages = pagesOf(order); page < pages; page += 1) {
-      const at = (dfn + page) as Dfn;
-      if (tables.find(domain, at, false) !== 1) {
-        page += tables.absentPages - (at % tables.absentPages) - 1;
-        continue;
-      }
-      const before = tables.low & 3;
-      if (before === 0) continue;
-      tables.set(0, 0);
-      strongest |= before;
-      removed += 1;
+  mapRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, pages: number, rights: number): number {
+    let errno = 0;
+    let done = 0;
+    while (done < pages && errno === 0) {
+      const order = this.#leafOrder(dfn + done, frame + done, pages - done);
+      errno = this.map(vcpu, domain, (dfn + done) as Dfn, (frame + done) as Mfn, rights, order);
+      if (errno === 0) done += pagesOf(order);
     }
-    if (removed > 0) this.flush.changed(vcpu, domain, dfn, order, strongest, 0, false);
-    return removed;
+    for (let at = 0; errno !== 0 && at < done; ) {
+      const order = this.#leafOrder(dfn + at, frame + at, pages - at);
+      this.unmap(vcpu, domain, (dfn + at) as Dfn, order);
+      at += pagesOf(order);
+    }
+    return errno;
   }
 
-  /** Maps a range of device frames to a range of frames. @returns 0, or a negative errno: what was mapped stays. */
-  mapRange(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, count: number, rights: number): number {
-    for (let page = 0; page < count; page += 1) {
-      const errno = this.map(vcpu, domain, (dfn + page) as Dfn, (frame + page) as Mfn, rights);
-      if (errno !== 0) return errno;
-    }
-    return 0;
+  /**
+   * Takes access to 2^order aligned device frames away (order up to 9, or 18); those without access are passed over.
+   * Reported as one change, its rights the strongest that were taken. xen: intel_iommu_unmap_page.
+   * @returns frames that lost access; -ENOMEM, and nothing done, when a large leaf had to be split and memory is
+   *   exhausted.
+   */
+  unmap(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number): number {
+    if (order > 9 && order !== 18) throw new RangeError(`order ${order}: expected 0 to 9, or 18`);
+    if (!this.tables.exists(domain)) return 0;
+    const changes = this.#changes;
+    changes.begin();
+    const errno = changes.unmap(domain, dfn, order);
+    if (errno !== 0) return errno;
+    if (changes.removed > 0) this.#report(vcpu, domain, dfn, order, 0);
+    return changes.removed;
   }
 
   /** The tables of a domain that no device is left of: their pages go, and nothing is flushed. */
@@ -253,4 +295,10 @@ export class IommuDriver {
 
 function isSameOwner(domain: number, other: number): boolean {
   return domain === other || (isQuarantine(domain) && isQuarantine(other));
+}
+
+/** Level of the largest leaves that all units have. 1 GiB leaves are split into 2 MiB ones, so they need those, too. */
+function largestLeafOf(units: readonly VtdUnit[]): number {
+  if (!units.every(({ capabilities }) => capabilities.superpage2m)) return 1;
+  return units.every(({ capabilities }) => capabilities.superpage1g) ? 3 : 2;
 }

@@ -6,7 +6,7 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_IO, DOMID_XEN } from '../../machine/ids.ts';
-import { ENTRY_READ, ENTRY_WRITE } from './device-tables.ts';
+import { ENTRY_READ, ENTRY_WRITE } from './tables/device-tables.ts';
 
 // Per device: its root table and its page, plus 1; 0: it has none.
 const RECORD_WORDS = 2;

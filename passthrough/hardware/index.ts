@@ -19,4 +19,4 @@ export { decode, encode, type Field, fieldOf, type Layout, layouts } from './lay
 export { Access, FaultReason, faultReasonName, Register } from './registers.ts';
 export { addressFrame, type Translation, translate } from './translate.ts';
 export { type InvalidationObserver, QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';
-export { TranslationType } from './walk.ts';
+export { entryFrame, entryPages, isLeaf, TranslationType } from './walk.ts';

@@ -10,6 +10,18 @@ import type { Domid, Vcpu } from '../../machine/ids.ts';
 /** Rights of a device to a frame. */
 export type Rights = 'none' | 'ro' | 'rw';
 
+/**
+ * What a change of access did to the tables besides.
+ * - `split`: a large leaf became a table that says the same, but for what changed;
+ * - `replaced`: a table within the range that changed is gone, for a large leaf or for nothing;
+ * - `unhooked`: a table that reaches beyond the range became empty and was taken out;
+ * - `formed`: a table that reaches beyond the range became one large leaf.
+ *
+ * What leads to a table that is gone may be cached, and its page is not freed before an invalidation has reached that:
+ * one of the domain, or of any page that the table mapped, upper-level entries included.
+ */
+export type Structure = 'none' | 'split' | 'replaced' | 'unhooked' | 'formed';
+
 /** One change of device access. The object is reused: read it, do not keep it. */
 export interface AccessChange {
   readonly domain: Domid;
@@ -20,6 +32,7 @@ export interface AccessChange {
   readonly to: Rights;
   /** The frame behind a present entry is another one now: a removal of the old frame. */
   readonly frameChanged: boolean;
+  readonly structure: Structure;
   /** A removal of some of these device frames has not been flushed yet. */
   readonly pendingRemoval: boolean;
   /** Some unit that serves the domain may have cached that there was no entry (caching mode). */
@@ -31,6 +44,11 @@ export function isRemoval(change: AccessChange): boolean {
   return change.frameChanged || change.to === 'none' || (change.from === 'rw' && change.to === 'ro');
 }
 
+/** Whether the change took a table out, which is held until what leads to it is invalidated. */
+export function isUnhooking(change: AccessChange): boolean {
+  return change.structure !== 'none' && change.structure !== 'split';
+}
+
 /** Whether a change that takes nothing away must reach the units all the same: a stronger entry, a cached absence. */
 export function needsRefresh(change: AccessChange): boolean {
   return !isRemoval(change) && (change.from !== 'none' || change.absentMayBeCached);
@@ -38,7 +56,11 @@ export function needsRefresh(change: AccessChange): boolean {
 
 /** What a policy may ask for. Invalidations go to every unit that serves the domain, by that unit's own did. */
 export interface Flush {
-  /** Page-selective, of 2^order aligned pages. Units that cannot do it get a domain-selective one. */
+  /**
+   * Page-selective, of 2^order aligned pages. Units that cannot do it get a domain-selective one. With `leavesOnly`
+   * (the invalidation hint) entries above the leaves stay cached, and nothing is covered while a table that is gone
+   * waits.
+   */
   page(domain: Domid, dfn: Dfn, order: number, options?: { readonly leavesOnly?: boolean }): void;
   domain(domain: Domid): void;
   global(): void;

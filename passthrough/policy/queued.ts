@@ -1,6 +1,6 @@
 // Policy queued: the invalidation queue used as a queue.
 
-import type { FlushPolicy } from './flush-policy.ts';
+import { type FlushPolicy, isUnhooking } from './flush-policy.ts';
 
 /** Page-selective invalidations submitted as the changes happen, waited for once at the end of the operation. */
 export const queued: FlushPolicy = {
@@ -10,7 +10,8 @@ export const queued: FlushPolicy = {
   onReuse: 'flush',
   promise: () => ({ kind: 'strict' }),
   change(change, flush) {
-    if (change.from !== 'none' || change.absentMayBeCached) flush.page(change.domain, change.dfn, change.order);
+    if (change.from !== 'none' || change.absentMayBeCached || isUnhooking(change))
+      flush.page(change.domain, change.dfn, change.order);
   },
   operationEnd(flush) {
     if (flush.unwaited) flush.wait();

@@ -1,6 +1,6 @@
 // Policy strict-page: what Xen does for grants, one page at a time.
 
-import type { FlushPolicy } from './flush-policy.ts';
+import { type FlushPolicy, isUnhooking } from './flush-policy.ts';
 
 /** A page-selective invalidation for every change that a unit could have missed, each waited for. */
 export const strictPage: FlushPolicy = {
@@ -10,7 +10,7 @@ export const strictPage: FlushPolicy = {
   onReuse: 'flush',
   promise: () => ({ kind: 'strict' }),
   change(change, flush) {
-    if (change.from === 'none' && !change.absentMayBeCached) return;
+    if (change.from === 'none' && !change.absentMayBeCached && !isUnhooking(change)) return;
     flush.page(change.domain, change.dfn, change.order);
     flush.wait();
   },

@@ -68,6 +68,8 @@ export function replayMachine(
     policy: choice.policy,
     release: choice.release,
     batchMax: 1,
+    // Linux frees no table on such unmaps, and maps such buffers page by page.
+    iommu: { superpages: false, reclaimTables: false },
     // Room for the flush queue of Linux (256) and one unmap more. Searches take time in proportion.
     flushQueue: Math.min(65_536, 2 ** Math.ceil(Math.log2(480 + trace.unmapPiecesMax))),
     caches:

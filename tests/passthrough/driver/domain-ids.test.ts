@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { Errno } from '../../../machine/errno.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid } from '../../../machine/ids.ts';
-import { DomainIds } from '../../../passthrough/driver/index.ts';
+import { DomainIds, quarantineDomid } from '../../../passthrough/driver/index.ts';
 
 const domain = (value: number) => value as Domid;
 const makeIds = (dids: number, reserveZero = false) =>
@@ -51,4 +51,35 @@ describe('domain ids of a unit', () => {
     expect(ids.didOf(domain(1))).toBe(0);
     expect(ids.obtain(domain(2))).toBe(1);
   });
+});
+
+describe('domain ids of a unit that has 65536', () => {
+  const identity = (reserveZero: boolean) =>
+    new DomainIds(new Heap(), { unit: 0, dids: 65536, domains: 8, quarantines: 2, reserveZero });
+
+  test('are the domids', () => {
+    const ids = identity(false);
+    expect([0, 5, 0x8001].map((id) => ids.obtain(domain(id)))).toEqual([0, 5, 0x8001]);
+    expect([0, 5, 8, 0x8001, 0x8002].map((did) => ids.domainOf(did))).toEqual([0, 5, -1, 0x8001, -1]);
+  });
+
+  test('are their complements with caching mode, where 0 is nobody’s', () => {
+    const ids = identity(true);
+    expect([0, 1, 0x8001].map((id) => ids.didOf(domain(id)))).toEqual([65535, 65534, 0x7ffe]);
+    expect([65535, 65534, 0x7ffe, 0].map((did) => ids.domainOf(did))).toEqual([0, 1, 0x8001, -1]);
+  });
+
+  test('are never given back, for they are no state', () => {
+    const ids = identity(false);
+    ids.release(domain(5));
+    expect(ids.didOf(domain(5))).toBe(5);
+  });
+});
+
+test('a quarantine takes one of the ids that are handed out', () => {
+  const ids = new DomainIds(new Heap(), { unit: 0, dids: 4, domains: 8, quarantines: 2, reserveZero: false });
+  expect([quarantineDomid(1), domain(7), quarantineDomid(0)].map((id) => ids.obtain(id))).toEqual([0, 1, 2]);
+  expect([ids.didOf(quarantineDomid(1)), ids.domainOf(2)]).toEqual([0, 0x8000]);
+  ids.release(quarantineDomid(1));
+  expect([ids.didOf(quarantineDomid(1)), ids.didOf(quarantineDomid(0))]).toEqual([-1, 2]);
 });

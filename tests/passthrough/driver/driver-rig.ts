@@ -6,7 +6,7 @@ import { FrameTable } from '../../../machine/frame-table.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, parseSbdf, type Sbdf, type UnitIndex, type Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
-import { Clock, IommuDriver } from '../../../passthrough/driver/index.ts';
+import { Clock, type DeviceTlb, IommuDriver } from '../../../passthrough/driver/index.ts';
 import { DmaInFlight } from '../../../passthrough/hardware/dma.ts';
 import {
   Adversary,
@@ -19,7 +19,12 @@ import {
   Register,
   VtdUnit,
 } from '../../../passthrough/hardware/index.ts';
-import { contextCacheDescriptor, iotlbDescriptor, waitDescriptor } from '../../../passthrough/hardware/layouts.ts';
+import {
+  contextCacheDescriptor,
+  deviceTlbDescriptor,
+  iotlbDescriptor,
+  waitDescriptor,
+} from '../../../passthrough/hardware/layouts.ts';
 import type { AccessChange, Flush, FlushPolicy, Release } from '../../../passthrough/policy/index.ts';
 import { answers } from '../hardware/tables.ts';
 
@@ -37,8 +42,14 @@ export interface DriverRigOptions {
   readonly units?: readonly Partial<Capabilities>[];
   readonly frames?: number;
   readonly ledgerCapacity?: number;
+  readonly mayEntries?: number;
   readonly release?: Release;
+  readonly deviceTlbs?: readonly DeviceTlb[];
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
+  /** Asked besides: a policy that ships. */
+  readonly policy?: FlushPolicy;
+  readonly superpages?: boolean;
+  readonly reclaimTables?: boolean;
 }
 
 export class DriverRig {
@@ -59,7 +70,10 @@ export class DriverRig {
       privateFrames: described.length,
     });
     this.dma = new DmaInFlight(heap, 4);
-    const adversary = new Adversary(heap, this.frames, { units: described.length, mayEntries: 1 << 12 });
+    const adversary = new Adversary(heap, this.frames, {
+      units: described.length,
+      mayEntries: options.mayEntries ?? 1 << 13,
+    });
     this.units = described.map((one, index) => {
       const registers = encodeCapabilities({ ...defaultCapabilities, ...one });
       return new VtdUnit({
@@ -81,6 +95,7 @@ export class DriverRig {
       change: (change, flush) => {
         this.shown.push({ ...change });
         options.onChange?.(change, flush);
+        options.policy?.change(change, flush);
       },
     };
     this.driver = new IommuDriver({
@@ -93,6 +108,9 @@ export class DriverRig {
       ledgerCapacity: options.ledgerCapacity ?? 64,
       policy,
       release: options.release ?? 'afterFlush',
+      superpages: options.superpages ?? false,
+      reclaimTables: options.reclaimTables ?? false,
+      ...(options.deviceTlbs ? { deviceTlbs: options.deviceTlbs } : {}),
     });
   }
 
@@ -107,6 +125,13 @@ export class DriverRig {
 
   device(text = DEVICE): Sbdf {
     return parseSbdf(text);
+  }
+
+  /** Frames that are in use. */
+  get allocated(): number {
+    let count = 0;
+    for (let at = 0; at < this.frames.frames; at += 1) if (this.frames.isAllocated(at)) count += 1;
+    return count;
   }
 
   frame(): Mfn {
@@ -167,6 +192,10 @@ function descriptorText(words: readonly number[]): string {
     const of = decode(contextCacheDescriptor, words);
     const by = ['reserved', 'global', 'domain', 'device'][of.granularity];
     return `context ${by} did ${of.domainId} source ${of.sourceId.toString(16)}`;
+  }
+  if (type === 3) {
+    const of = decode(deviceTlbDescriptor, words);
+    return `device-tlb ${of.sourceId.toString(16)} ${of.size ? 'sized ' : ''}${of.address.toString(16)}`;
   }
   const of = decode(iotlbDescriptor, words);
   const parts = [`iotlb ${GRANULARITY[of.granularity]} did ${of.domainId}`];

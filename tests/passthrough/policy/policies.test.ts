@@ -12,10 +12,11 @@ import {
   policyNamed,
   strictDomain,
   strictPage,
+  xen,
 } from '../../../passthrough/policy/index.ts';
 import { policyChecks, policySuite } from './policy-suite.ts';
 
-for (const policy of policies) policySuite(policy);
+for (const policy of [...policies, xen]) policySuite(policy);
 policySuite(makeDeferred({ entries: 2, timeoutUs: 500 }));
 
 /** Titles of the checks that a policy fails, by all of its releases. */
@@ -112,8 +113,8 @@ describe('the suite catches a policy that', () => {
 describe('policies by name', () => {
   test('are found, and have names of their own', () => {
     expect(new Set(policies.map(({ name }) => name)).size).toBe(policies.length);
-    for (const policy of policies) expect(policyNamed(policy.name)).toBe(policy);
-    expect(() => policyNamed('none')).toThrow(/strict-page, strict-domain, queued, deferred, never/);
+    for (const policy of [...policies, xen]) expect(policyNamed(policy.name)).toBe(policy);
+    expect(() => policyNamed('none')).toThrow(/strict-page, strict-domain, queued, deferred, never, xen/);
   });
 
   test('a deferred one needs room and time', () => {

@@ -4,21 +4,22 @@
 // piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
 // nothing.
 
-import type { Dfn } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
-import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Progress } from '../../machine/pending.ts';
-import { highWord, joinWords, nextBit } from '../../machine/wide.ts';
-import type { VtdUnit } from '../hardware/index.ts';
-import type { Flush, FlushPolicy, Release } from '../policy/flush-policy.ts';
+import { alignDown, type Dfn, type Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import type { Domid, Vcpu } from '../../../machine/ids.ts';
+import { Progress } from '../../../machine/pending.ts';
+import { highWord, joinWords, nextBit } from '../../../machine/wide.ts';
+import type { VtdUnit } from '../../hardware/index.ts';
+import type { Flush, FlushPolicy, Release, Structure } from '../../policy/flush-policy.ts';
+import type { Clock } from '../clock.ts';
+import type { Contexts } from '../contexts.ts';
+import type { DomainIds } from '../domain-ids.ts';
+import type { DeviceTables } from '../tables/device-tables.ts';
 import { ChangeInMaking, rightsOf } from './access-change.ts';
-import type { Clock } from './clock.ts';
-import type { Contexts } from './contexts.ts';
-import type { DeviceTables } from './device-tables.ts';
-import type { DomainIds } from './domain-ids.ts';
 import { FlushLedger } from './flush-ledger.ts';
 import { hasRoom, isRegisterIdle, submitContext, submitDeviceTlb, submitIotlb, Waits } from './invalidation.ts';
+import { VcpuFlush } from './vcpu-flush.ts';
 
 // Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
 const COUNT = 0;
@@ -52,9 +53,13 @@ const PAGE = 3;
 const DOMAIN = 2;
 const GLOBAL = 1;
 const LEAVES_ONLY = 0x100;
+/** A wait was asked for before the next request: this one is waited for by itself. */
+const AWAITED_ALONE = 0x200;
 /** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
+
+const NOTHING: readonly number[] = [];
 
 export interface FlushEngineOptions {
   readonly heap: Heap;
@@ -99,6 +104,7 @@ export class FlushEngine {
       domains: options.domains,
       capacity: options.ledgerCapacity,
       ...(options.isIdle ? { isIdle: options.isIdle } : {}),
+      releaseTable: (table, level) => options.tables.pages.release(table, level),
     });
     this.#states = Array.from({ length: options.vcpus }, (_, vcpu) =>
       heap.reserveTransient(
@@ -131,7 +137,8 @@ export class FlushEngine {
 
   /**
    * Device access changed: notes a removal, and asks the policy. A domain without devices has nothing to flush.
-   * `before` and `after` are entry rights (0, 1 read, 3 read and write).
+   * `before` and `after` are entry rights (0, 1 read, 3 read and write); `dropped` are the tables taken out, as
+   * TableChanges has them.
    */
   changed(
     vcpu: Vcpu,
@@ -141,9 +148,14 @@ export class FlushEngine {
     before: number,
     after: number,
     frameChanged: boolean,
+    structure: Structure = 'none',
+    dropped: readonly number[] = NOTHING,
   ): void {
     const units = this.#tables.units(domain);
-    if (units === 0) return;
+    if (units === 0) {
+      for (const table of dropped) this.#tables.pages.release((table >>> 4) as Mfn, table & 7);
+      return;
+    }
     const change = this.#change;
     change.domain = domain;
     change.dfn = dfn;
@@ -151,13 +163,23 @@ export class FlushEngine {
     change.from = rightsOf(before);
     change.to = rightsOf(after);
     change.frameChanged = frameChanged;
+    change.structure = structure;
     change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
     change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
+    for (let at = 0; at < dropped.length; at += 1) this.#unhooked(vcpu, domain, dfn, dropped[at]!);
     if (frameChanged || (before & ~after) !== 0) {
       this.#makeRoom(vcpu);
       this.ledger.removed(vcpu, domain, dfn, order);
     }
     this.policy.change(change, this.#flushes[vcpu]!);
+  }
+
+  #unhooked(vcpu: Vcpu, domain: Domid, dfn: Dfn, table: number): void {
+    const level = table & 7;
+    const order = 9 * level;
+    const first = alignDown(dfn, order) as Dfn;
+    this.#makeRoom(vcpu);
+    this.ledger.unhooked(vcpu, domain, first, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
   }
 
   /**
@@ -197,6 +219,10 @@ export class FlushEngine {
     if (count === REQUESTS_MAX)
       throw new RangeError(`policy ${this.policy.name}: more than ${REQUESTS_MAX} invalidations asked for at once`);
     const at = REQUESTS + count * REQUEST_WORDS;
+    if (count > 0 && state[WAIT_WANTED] !== 0) {
+      state[at - REQUEST_WORDS + KIND]! |= AWAITED_ALONE;
+      state[WAIT_WANTED] = 0;
+    }
     state[at + KIND] = kind;
     state[at + DOMAIN_ORDER] = domain | (order << 16);
     state[at + DFN_LOW] = dfn;
@@ -274,7 +300,10 @@ export class FlushEngine {
     if (on && (!isRegisterIdle(on) || !hasRoom(on))) return Progress.blocked;
     // What was removed before the first unit is told is covered on all of them; what comes later may not be.
     const by = kind & 0xff;
-    if (first === 0 && by <= PAGE) this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, by === PAGE ? dfn : -1, order);
+    if (first === 0 && by <= PAGE) {
+      const from = by === PAGE ? dfn : -1;
+      this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, from, order, (kind & LEAVES_ONLY) !== 0);
+    }
     if (on) {
       state[UNIT] = unit + 1;
       if (this.#submitTo(on, kind, domain, dfn, order)) {
@@ -299,11 +328,12 @@ export class FlushEngine {
   }
 
   /**
-   * Context entries are never left half done; and device TLBs may be told only when the IOTLB, from which they would
-   * fill themselves again, is clean. VT-d 6.5.2.5.
+   * As a policy asked, step by step. Context entries are never left half done; and device TLBs may be told only when
+   * the IOTLB, from which they would fill themselves again, is clean. VT-d 6.5.2.5.
    */
   #isAwaitedAtOnce(unit: number, kind: number, domain: number): boolean {
-    return (kind & 0xff) >= CONTEXT_OF || this.#nextDeviceTlb(unit, kind, domain, 0) >= 0;
+    if ((kind & AWAITED_ALONE) !== 0 || (kind & 0xff) >= CONTEXT_OF) return true;
+    return this.#nextDeviceTlb(unit, kind, domain, 0) >= 0;
   }
 
   /** The next device TLB that a request on a unit concerns; -1 when there is none. */
@@ -332,12 +362,22 @@ export class FlushEngine {
     const kind = state[at + KIND]!;
     const device = this.#nextDeviceTlb(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
     state[PHASE] = device < 0 ? SUBMIT : SUBMIT_OWN_WAIT;
-    if (device < 0) return Progress.more;
+    if (device < 0) {
+      if ((kind & AWAITED_ALONE) !== 0 && this.#isLastUnit(state, at)) this.ledger.flushed(vcpu);
+      return Progress.more;
+    }
     const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!);
     const order = (kind & 0xff) === PAGE ? state[at + DOMAIN_ORDER]! >>> 16 : -1;
     submitDeviceTlb(this.#frames, this.#units[unit]!, this.#contexts.deviceTlbSource(device), dfn, order);
     state[DEVICE_TLB] = device + 1;
     return Progress.more;
+  }
+
+  /** Whether every unit that a request concerns was told, and nothing else is without a wait. */
+  #isLastUnit(state: Uint32Array, at: number): boolean {
+    const domain = (state[at + DOMAIN_ORDER]! & 0xffff) as Domid;
+    const mask = this.#unitsOf(state[at + KIND]! & 0xff, domain, state[at + DOMAIN_ORDER]! >>> 16);
+    return nextBit(mask, state[UNIT]!) < 0 && state[TOUCHED] === 0;
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
@@ -392,48 +432,5 @@ export class FlushEngine {
     const state = this.#states[vcpu]!;
     if (state[PHASE] === OWN_WAIT) return 1 << (state[UNIT]! - 1);
     return state[PHASE] === WAIT ? state[AWAITED]! : 0;
-  }
-}
-
-/** What a policy sees of one virtual CPU. */
-class VcpuFlush implements Flush {
-  readonly vcpu: Vcpu;
-  readonly #engine: FlushEngine;
-
-  constructor(engine: FlushEngine, vcpu: Vcpu) {
-    this.#engine = engine;
-    this.vcpu = vcpu;
-  }
-
-  page(domain: Domid, dfn: Dfn, order: number, options?: { readonly leavesOnly?: boolean }): void {
-    this.#engine.requestPage(this.vcpu, domain, dfn, order, options?.leavesOnly ?? false);
-  }
-
-  domain(domain: Domid): void {
-    this.#engine.requestDomain(this.vcpu, domain);
-  }
-
-  global(): void {
-    this.#engine.requestGlobal(this.vcpu);
-  }
-
-  wait(): void {
-    this.#engine.requestWait(this.vcpu);
-  }
-
-  get pendingCount(): number {
-    return this.#engine.ledger.uncovered(this.vcpu);
-  }
-
-  get pendingAgeUs(): number {
-    return this.#engine.ledger.ageUs(this.vcpu);
-  }
-
-  pendingDomains(): readonly Domid[] {
-    return this.#engine.ledger.domains(this.vcpu);
-  }
-
-  get unwaited(): boolean {
-    return this.#engine.isUnwaited(this.vcpu);
   }
 }

@@ -1,8 +1,8 @@
 // How many removals are pending, so that most look-ups need no search: per domain, and by a hash of (domain, dfn).
 // Follows from the ledger's records, so it counts for nothing in a state's identity.
 
-import { mix32 } from '../../machine/heap/fingerprint.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
+import { mix32 } from '../../../machine/heap/fingerprint.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
 
 const TOTAL = 0;
 const DOMAINS = 1;

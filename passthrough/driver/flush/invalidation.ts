@@ -1,11 +1,11 @@
 // How the driver hands invalidations to a unit: by descriptors in the queue, or by registers.
 // xen: vtd/qinval.c, vtd/iommu.c.
 
-import { HypervisorBug } from '../../machine/errors.ts';
-import { type Mfn, PAGE_WORDS, pagesOf } from '../../machine/frame-number.ts';
-import type { FrameTable } from '../../machine/frame-table.ts';
-import { DOMID_XEN, type Vcpu } from '../../machine/ids.ts';
-import { QUEUE_ENTRIES, Register, type VtdUnit } from '../hardware/index.ts';
+import { HypervisorBug } from '../../../machine/errors.ts';
+import { type Mfn, PAGE_WORDS, pagesOf } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import { DOMID_XEN, type Vcpu } from '../../../machine/ids.ts';
+import { QUEUE_ENTRIES, Register, type VtdUnit } from '../../hardware/index.ts';
 
 const GRANULARITY_DOMAIN = 2;
 const GRANULARITY_PAGE = 3;

@@ -1,8 +1,8 @@
 // A change of device access in the making: the one object that policies are shown.
 
-import type { Dfn } from '../../machine/frame-number.ts';
-import type { Domid } from '../../machine/ids.ts';
-import type { AccessChange, Rights } from '../policy/flush-policy.ts';
+import type { Dfn } from '../../../machine/frame-number.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import type { AccessChange, Rights, Structure } from '../../policy/flush-policy.ts';
 
 export class ChangeInMaking implements AccessChange {
   domain = 0 as Domid;
@@ -11,6 +11,7 @@ export class ChangeInMaking implements AccessChange {
   from: Rights = 'none';
   to: Rights = 'none';
   frameChanged = false;
+  structure: Structure = 'none';
   pendingRemoval = false;
   absentMayBeCached = false;
 }

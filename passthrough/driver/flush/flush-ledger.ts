@@ -3,12 +3,15 @@
 // A removal is a record of device frames whose old translation may still be cached. A completion is what may happen
 // once everything removed before it is flushed: a grant half is given up, a frame's reference dropped. Both stand in
 // one queue in the order in which they were made, so a completion is ready when nothing before it is pending.
+//
+// A table that was taken out is a record, too: it is freed when an invalidation has reached what led to it, whatever
+// the release, and nothing else waits for it.
 
-import { type Dfn, pagesOf } from '../../machine/frame-number.ts';
-import type { Heap } from '../../machine/heap/heap.ts';
-import type { Domid } from '../../machine/ids.ts';
-import { highWord, joinWords } from '../../machine/wide.ts';
-import type { Clock } from './clock.ts';
+import { type Dfn, type Mfn, pagesOf } from '../../../machine/frame-number.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { highWord, joinWords } from '../../../machine/wide.ts';
+import type { Clock } from '../clock.ts';
 import { PendingCounts } from './pending-counts.ts';
 
 // A queue: positions of its first record, of the one after its last, and of the first that may hold a completion which
@@ -37,6 +40,10 @@ const PENDING = 2;
 const HELD = 4;
 const KIND_SHIFT = 4;
 const KIND_MASK = 15 << KIND_SHIFT;
+// Kinds that are no completions: a table that was taken out, alone or with tables below it. Its page and level are the
+// record's arguments.
+const TABLE = 14 << KIND_SHIFT;
+const TABLE_TREE = 15 << KIND_SHIFT;
 /** The virtual CPU, plus 1, whose submitted invalidation covers the removal. */
 const COVERED_SHIFT = 16;
 
@@ -50,12 +57,15 @@ export interface LedgerOptions {
   readonly capacity: number;
   /** Whether a virtual CPU is in the middle of no operation; by default all are. */
   readonly isIdle?: (vcpu: number) => boolean;
+  /** Frees a table that nothing leads to any more. */
+  readonly releaseTable?: (table: Mfn, level: number) => void;
 }
 
 export class FlushLedger {
   readonly capacity: number;
   readonly #clock: Clock;
   readonly #isIdle: (vcpu: number) => boolean;
+  readonly #releaseTable: ((table: Mfn, level: number) => void) | null;
   readonly #queues: readonly Uint32Array[];
   readonly #pending: PendingCounts;
 
@@ -64,6 +74,7 @@ export class FlushLedger {
     this.capacity = capacity;
     this.#clock = clock;
     this.#isIdle = options.isIdle ?? (() => true);
+    this.#releaseTable = options.releaseTable ?? null;
     const ringWords = capacity * RECORD_WORDS;
     this.#queues = Array.from({ length: options.vcpus }, (_, vcpu) =>
       heap.reserveTransient(
@@ -122,13 +133,28 @@ export class FlushLedger {
 
   /** Notes a removal. The queue must not be full. */
   removed(vcpu: number, domain: Domid, dfn: Dfn, order: number): void {
-    const queue = this.#queues[vcpu]!;
-    const record = this.#push(queue, LIVE | PENDING);
+    this.#remove(this.#queues[vcpu]!, LIVE | PENDING, domain, dfn, order);
+  }
+
+  #remove(queue: Uint32Array, flags: number, domain: Domid, dfn: Dfn, order: number): number {
+    const record = this.#push(queue, flags);
     queue[record + DOMAIN] = domain | (order << 16);
     queue[record + DFN_LOW] = dfn;
     queue[record + DFN_HIGH] = highWord(dfn);
     queue[UNCOVERED]! += 1;
     this.#pending.count(domain, dfn | 0, order, 1);
+    return record;
+  }
+
+  /**
+   * Notes a table that was taken out; it mapped 2^order device frames. With `isTree` tables hang below it, to which
+   * entries may be cached as well. The queue must not be full.
+   */
+  unhooked(vcpu: number, domain: Domid, dfn: Dfn, order: number, table: Mfn, level: number, isTree: boolean): void {
+    const queue = this.#queues[vcpu]!;
+    const record = this.#remove(queue, LIVE | PENDING | (isTree ? TABLE_TREE : TABLE), domain, dfn, order);
+    queue[record + ARGUMENTS] = table;
+    queue[record + ARGUMENTS + 1] = level;
   }
 
   /**
@@ -158,6 +184,10 @@ export class FlushLedger {
     queue[record + FLAGS]! &= ~PENDING & 0xffff;
     const word = queue[record + DOMAIN]!;
     this.#pending.count(word & 0xffff, queue[record + DFN_LOW]! | 0, word >>> 16, -1);
+    if (!isTable(queue[record + FLAGS]!)) return;
+    const table = queue[record + ARGUMENTS]! as Mfn;
+    queue[record + ARGUMENTS] = 0;
+    this.#releaseTable?.(table, queue[record + ARGUMENTS + 1]!);
   }
 
   /** Whether a removal of some of these device frames is pending on any CPU. */
@@ -211,9 +241,11 @@ export class FlushLedger {
   /**
    * Notes that an invalidation which `vcpu` submits covers removals: those of a page range, of a domain (`dfn` -1), or
    * all (`domain` -1). Removals of other CPUs that are idle count too. A CPU in the middle of an operation sees to its
-   * own, for it may not return before they are flushed.
+   * own, for it may not return before they are flushed. With `leavesOnly` what leads to tables stays cached, so that
+   * leaves can be found in tables that are gone: nothing is covered while one waits.
    */
-  cover(vcpu: number, domain: number, dfn: number, order: number): void {
+  cover(vcpu: number, domain: number, dfn: number, order: number, leavesOnly = false): void {
+    if (leavesOnly && this.#hasTable(domain)) return;
     for (let other = 0; other < this.#queues.length; other += 1) {
       const queue = this.#queues[other]!;
       if (queue[UNCOVERED] === 0 || (other !== vcpu && !this.#isIdle(other))) continue;
@@ -227,12 +259,27 @@ export class FlushLedger {
         if (domain >= 0 && (word & 0xffff) !== domain) continue;
         if (dfn >= 0) {
           const first = dfnAt(queue, record);
-          if (first < dfn || first + pagesOf(word >>> 16) > end) continue;
+          const last = first + pagesOf(word >>> 16);
+          // Any page that it mapped brings the way to a table to an end.
+          if ((flags & KIND_MASK) === TABLE ? first >= end || dfn >= last : first < dfn || last > end) continue;
         }
         queue[record + FLAGS] = flags | ((vcpu + 1) << COVERED_SHIFT);
         queue[UNCOVERED]! -= 1;
       }
     }
+  }
+
+  /** Whether a table of the domain was taken out, on any CPU, and nothing covers that yet. */
+  #hasTable(domain: number): boolean {
+    for (const queue of this.#queues) {
+      if (queue[UNCOVERED] === 0) continue;
+      for (let at = queue[HEAD]!; at !== queue[TAIL]; at += 1) {
+        const record = this.#place(at);
+        if (!isTable(queue[record + FLAGS]!) || !isUncovered(queue, record)) continue;
+        if ((queue[record + DOMAIN]! & 0xffff) === domain) return true;
+      }
+    }
+    return false;
   }
 
   /** A wait of `vcpu` is over: what its invalidations covered is flushed. */
@@ -294,7 +341,7 @@ export class FlushLedger {
     for (let at = queue[FIRST_HELD]!; at !== tail; at += 1) {
       const record = this.#place(at);
       const flags = queue[record + FLAGS]!;
-      if ((flags & PENDING) !== 0 && !evenPending) return 0;
+      if ((flags & PENDING) !== 0 && !evenPending && !isTable(flags)) return 0;
       queue[FIRST_HELD] = at;
       if ((flags & HELD) !== 0) return this.#name(vcpu, record);
     }
@@ -317,13 +364,17 @@ export class FlushLedger {
     this.#trim(queue);
   }
 
-  /** Forgets the oldest removal, which a policy never flushed, to make room. False when it holds a completion back. */
+  /**
+   * Forgets the oldest removal, which a policy never flushed, to make room. False when it holds a completion back. A
+   * table is lost then: freed, it would be walked as whatever it becomes.
+   */
   dropOldest(vcpu: number): boolean {
     const queue = this.#queues[vcpu]!;
     const record = this.#place(queue[HEAD]!);
     const flags = queue[record + FLAGS]!;
     if ((flags & HELD) !== 0) return false;
     if (flags >>> COVERED_SHIFT === 0) queue[UNCOVERED]! -= 1;
+    queue[record + FLAGS] = flags & ~KIND_MASK;
     this.#settle(queue, record);
     this.#trim(queue);
     return true;
@@ -351,6 +402,10 @@ export class FlushLedger {
     }
     return [...found].sort((a, b) => a - b) as Domid[];
   }
+}
+
+function isTable(flags: number): boolean {
+  return (flags & KIND_MASK) >= TABLE;
 }
 
 function isUncovered(queue: Uint32Array, record: number): boolean {

@@ -1,0 +1,224 @@
+// The second-level tables of each domain: one root per domain, walked by every unit that serves it.
+//
+// Table pages are frames of the machine's allocator, owned by the hypervisor. How leaves change, and what becomes of
+// the tables around them, is table-changes.ts.
+
+import { Errno } from '../../../machine/errno.ts';
+import type { Dfn, Mfn } from '../../../machine/frame-number.ts';
+import type { FrameTable } from '../../../machine/frame-table.ts';
+import type { Heap } from '../../../machine/heap/heap.ts';
+import type { Domid } from '../../../machine/ids.ts';
+import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf, tableIndex } from '../../hardware/walk.ts';
+import { TablePages } from './table-pages.ts';
+
+/** Bits of a second-level entry that say what a device may do. */
+export const ENTRY_READ = 1;
+export const ENTRY_WRITE = 2;
+
+const ROOT = 0;
+const UNITS = 1;
+const RECORD_WORDS = 2;
+
+export interface DeviceTablesOptions {
+  readonly domains: number;
+  readonly levels: number;
+  /** Level of the largest leaves: 1 is 4 KiB (the default), 2 is 2 MiB, 3 is 1 GiB. */
+  readonly largestLeaf?: number;
+  /** Tables that have become empty are taken out. */
+  readonly reclaim?: boolean;
+}
+
+export class DeviceTables {
+  /** Levels of every domain's table. */
+  readonly levels: number;
+  readonly largestLeaf: number;
+  readonly reclaim: boolean;
+  readonly pages: TablePages;
+  /** Entry found by the last {@link find}: its table and the level of that, its place, and its words. */
+  table = 0 as Mfn;
+  level = 1;
+  entry = 0;
+  low = 0;
+  high = 0;
+  readonly #heap: Heap;
+  readonly #frames: FrameTable;
+  readonly #records: number;
+  readonly #limit: number;
+  /** The device frame asked for last. */
+  #dfn = 0;
+  /** The level 1 table found last, whose it is, and where; good until the heap jumps. No part of the state. */
+  #lastDomain = -1;
+  #lastRange = 0;
+  #lastTable = 0 as Mfn;
+  #lastJumps = 0;
+  /** Pages that are about to become tables, the upper first. */
+  readonly #fresh: Mfn[] = [];
+
+  constructor(heap: Heap, frames: FrameTable, options: DeviceTablesOptions) {
+    this.#heap = heap;
+    this.#frames = frames;
+    this.levels = options.levels;
+    this.largestLeaf = options.largestLeaf ?? 1;
+    this.reclaim = options.reclaim ?? false;
+    this.#limit = 2 ** (9 * options.levels);
+    this.#records = heap.reserve('device tables', options.domains * RECORD_WORDS).base;
+    this.pages = new TablePages(heap, frames, { counted: this.reclaim || this.largestLeaf > 1 });
+  }
+
+  /** Gives a domain an empty table. -ENOMEM when memory is exhausted. */
+  create(domain: Domid): 0 | typeof Errno.ENOMEM {
+    const root = this.pages.allocate();
+    if (root < 0) return Errno.ENOMEM;
+    this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, root + 1);
+    return 0;
+  }
+
+  /** The root of a domain's table; -1 when it has none. */
+  root(domain: Domid): Mfn | -1 {
+    return (this.#heap.words[this.#records + domain * RECORD_WORDS + ROOT]! - 1) as Mfn | -1;
+  }
+
+  exists(domain: Domid): boolean {
+    return this.#heap.words[this.#records + domain * RECORD_WORDS + ROOT]! !== 0;
+  }
+
+  /** Bitmap of the units that serve a domain: a device of it is behind each. xen: iommu_bitmap. */
+  units(domain: Domid): number {
+    return this.#heap.words[this.#records + domain * RECORD_WORDS + UNITS]!;
+  }
+
+  setUnits(domain: Domid, units: number): void {
+    this.#heap.write(this.#records + domain * RECORD_WORDS + UNITS, units);
+  }
+
+  /** Device frames that the tables can map: those below 2^(9 * levels). */
+  reaches(dfn: Dfn): boolean {
+    return dfn < this.#limit;
+  }
+
+  /**
+   * Finds the entry of a device frame in its table of a level, or the larger leaf that it lies in, and leaves it in the
+   * fields.
+   * @returns 1 when there is one, 0 when its table does not exist or the dfn is beyond the tables, -ENOMEM when it was
+   *   to be made and memory is exhausted.
+   */
+  find(domain: Domid, dfn: Dfn, create: boolean, level = 1): number {
+    if (!this.reaches(dfn)) return 0;
+    this.#dfn = dfn;
+    if (level !== 1) return this.#walk(domain, dfn, create, level);
+    const range = dfn < 0x80000000 ? dfn >>> 9 : Math.floor(dfn / 512);
+    if (this.#lastDomain !== domain || this.#lastRange !== range || this.#lastJumps !== this.#heap.jumps) {
+      const found = this.#walk(domain, dfn, create, 1);
+      if (found !== 1 || this.level !== 1) return found;
+      // A table of level 1 stays where it is until it is dropped.
+      this.#lastDomain = domain;
+      this.#lastRange = range;
+      this.#lastTable = this.table;
+      this.#lastJumps = this.#heap.jumps;
+      return 1;
+    }
+    this.level = 1;
+    this.#select(this.#lastTable, dfn & 511);
+    return 1;
+  }
+
+  #select(table: Mfn, entry: number): void {
+    const words = this.#heap.blocks[table]!;
+    this.table = table;
+    this.entry = entry;
+    this.low = words[entry * 2]!;
+    this.high = words[entry * 2 + 1]!;
+  }
+
+  #walk(domain: Domid, dfn: Dfn, create: boolean, level: number): number {
+    let depth = this.levels;
+    this.#select(this.root(domain) as Mfn, tableIndex(dfn, depth));
+    while (depth > level) {
+      if ((this.low & ENTRY_PERMISSIONS) === 0) {
+        this.level = depth;
+        return create ? this.#extend(level) : 0;
+      }
+      if (isLeaf(depth, this.low)) break;
+      depth -= 1;
+      this.#select(entryFrame(this.low, this.high) as Mfn, tableIndex(dfn, depth));
+    }
+    this.level = depth;
+    return 1;
+  }
+
+  /** A domain's table goes, all of its pages with it. xen: iommu_free_pgtables. */
+  destroy(domain: Domid): void {
+    const root = this.root(domain);
+    if (root < 0) return;
+    this.pages.release(root as Mfn, this.levels);
+    this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, 0);
+    this.#lastDomain = -1;
+  }
+
+  /** Makes the tables below the found entry, down to a level, and finds the entry there. */
+  #extend(level: number): number {
+    if (!this.#takePages(this.level - level)) return Errno.ENOMEM;
+    this.#hookPages();
+    return 1;
+  }
+
+  /**
+   * Turns the found leaf into tables down to a level, which say the same, and finds the entry there. -ENOMEM, and
+   * nothing done, when memory is exhausted. xen: vtd/iommu.c addr_to_dma_page_maddr.
+   */
+  split(level: number): 0 | typeof Errno.ENOMEM {
+    if (!this.#takePages(this.level - level)) return Errno.ENOMEM;
+    let { low, high } = this;
+    for (const [at, page] of this.#fresh.entries()) {
+      const depth = this.level - 1 - at;
+      this.pages.fill(page, depth, low, high);
+      const word = tableIndex(this.#dfn, depth) * 2;
+      low = this.#frames.readWord(page, word);
+      high = this.#frames.readWord(page, word + 1);
+    }
+    this.#hookPages();
+    return 0;
+  }
+
+  #takePages(count: number): boolean {
+    const fresh = this.#fresh;
+    fresh.length = 0;
+    while (fresh.length < count) {
+      const page = this.pages.allocate();
+      if (page < 0) {
+        for (const taken of fresh) this.pages.free(taken);
+        return false;
+      }
+      fresh.push(page as Mfn);
+    }
+    return true;
+  }
+
+  /** Hooks the new pages up from below, so that devices see all of them at once, and finds the entry in the lowest. */
+  #hookPages(): void {
+    const fresh = this.#fresh;
+    for (let at = fresh.length - 1; at > 0; at -= 1) {
+      const depth = this.level - at;
+      this.pages.point(fresh[at - 1]!, depth, tableIndex(this.#dfn, depth), fresh[at]!);
+    }
+    this.pages.point(this.table, this.level, this.entry, fresh[0]!);
+    this.level -= fresh.length;
+    this.#select(fresh[fresh.length - 1]!, tableIndex(this.#dfn, this.level));
+  }
+
+  /** The frame that the found leaf gives for the device frame that was asked for. */
+  get frame(): number {
+    const first = entryFrame(this.low, this.high);
+    return this.level === 1 ? first : first + (this.#dfn & (entryPages(this.level) - 1));
+  }
+
+  /** Writes the found entry as a leaf, at once. `rights` 0 makes it absent. */
+  set(frame: number, rights: number): void {
+    this.pages.leaf(this.table, this.level, this.entry, frame, rights);
+  }
+
+  /** A table is in use no more: what is remembered of where tables are may be wrong. */
+  forget(): void {
+    this.#lastDomain = -1;
+  }
+}
