@@ -147,6 +147,8 @@ export class MemoryCalls {
   }
 }
 
+const ascii = new TextEncoder();
+
 /** The value of a hex digit, from its character's code: digits are 0x30 and up, letters 0x41 and 0x61. */
 const hexDigit = (code: number): number => (code & 0xf) + (code > 0x39 ? 9 : 0);
 
@@ -163,9 +165,10 @@ export function hexBytes(hex: string, name: string): Uint8Array {
   if (typeof hex !== 'string' || hex.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(hex)) {
     throw new TypeError(`${name}: expected pairs of hex digits`);
   }
+  const codes = ascii.encode(hex);
   const bytes = new Uint8Array(hex.length / 2);
   for (let at = 0; at < bytes.length; at += 1) {
-    bytes[at] = (hexDigit(hex.charCodeAt(at * 2)) << 4) | hexDigit(hex.charCodeAt(at * 2 + 1));
+    bytes[at] = (hexDigit(codes[at * 2]!) << 4) | hexDigit(codes[at * 2 + 1]!);
   }
   return bytes;
 }

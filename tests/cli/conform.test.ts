@@ -30,6 +30,7 @@ describe('passthrough conform', () => {
     );
     expect(compared).toBe(plain.compared + other.compared);
     expect(agreement).toBeCloseTo((plain.agreed + other.agreed) / compared, 12);
+    expect(plain.agreed).toBe(plain.compared);
     expect(plain.agreed).toBe(other.agreed + 1);
     expect(plain.byField['createdomain.rc']).toEqual([2, 2]);
     expect(other.byField['createdomain.rc']).toEqual([1, 2]);

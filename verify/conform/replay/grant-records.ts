@@ -184,7 +184,7 @@ export const grantHandlers: Handlers = {
       allocate: newFrames(context, target, frames, have),
       ...(n === 1 ? {} : { count: n }),
     });
-    context.entries.tablesChanged(target);
+    if (context.probe.tableFrames(target).shared.length !== have) context.entries.tablesChanged(target);
     const isFirstSight = (index: number) => index >= have && !context.probe.isHvm(target) && outcome.status === 0;
     const seen = frames.length === 0 ? [] : listed(outcome, nr, isFirstSight);
     return {

@@ -53,6 +53,7 @@ export function machineOptions(recording: Recording): MachineOptions {
     },
     policy: 'xen',
     rules: config.xen.startsWith('4.17') ? 'xen4_17' : 'xen4_23',
+    policy: 'xen',
     maptrackOrder: 'fifo',
     windowPages: 0,
     gfns: hasHvm ? GFNS : 0,
