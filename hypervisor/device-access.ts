@@ -53,8 +53,8 @@ export class DriverAccess implements DeviceAccess {
   }
 
   /**
-   * Says what a domain's devices reach at a device frame; `rights` 0: nothing. A domain for which this fails is crashed,
-   * but for the hardware domain. xen: iommu_map, iommu_unmap.
+   * Says what a domain's devices reach at a device frame; `rights` 0: nothing. A domain for which this fails is
+   * crashed, but for the hardware domain. xen: iommu_map, iommu_unmap.
    * @returns 0, or a negative errno.
    */
   setFrame(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number): number {

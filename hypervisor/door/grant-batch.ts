@@ -5,11 +5,11 @@ import { Errno } from '../../machine/errno.ts';
 import type { Wide } from '../../machine/frame-number.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
-import type { GrantBatchOp } from './grant-calls.ts';
 import type {
   CopyElementInput,
   CopyEnd,
   ElementResult,
+  GrantBatchOp,
   MapElementInput,
   ReplaceElementInput,
   TransferElementInput,

@@ -20,17 +20,9 @@ import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
 import { batchResults, placeBatch } from './grant-batch.ts';
-import type { GrantOp } from './grant-op.ts';
+import type { GrantBatchOp, GrantOp, GrantSingleOp } from './grant-op.ts';
 import type { OpResult } from './op.ts';
 import { domainWord, type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
-
-/** Grant hypercalls on a batch that run in micro-steps. */
-export type GrantBatchOp = Extract<
-  GrantOp,
-  { op: 'map_grant_ref' | 'unmap_grant_ref' | 'unmap_and_replace' | 'copy' | 'transfer' }
->;
-/** Those that are done at once. */
-export type GrantSingleOp = Exclude<GrantOp, GrantBatchOp>;
 
 const ALL_ONES: Wide = '0xffffffffffffffff';
 /** The command is in the low 12 bits; what lies above them is for continuations of cache_flush. */

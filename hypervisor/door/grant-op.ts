@@ -138,6 +138,14 @@ export type GrantOp =
       readonly transitive?: { readonly domain: number; readonly ref: number };
     };
 
+/** Grant hypercalls on a batch that run in micro-steps. */
+export type GrantBatchOp = Extract<
+  GrantOp,
+  { op: 'map_grant_ref' | 'unmap_grant_ref' | 'unmap_and_replace' | 'copy' | 'transfer' }
+>;
+/** Those that are done at once. */
+export type GrantSingleOp = Exclude<GrantOp, GrantBatchOp>;
+
 /** What an element of a batch came to. Handle and bus address only of a successful map. */
 export interface ElementResult {
   readonly status: number;

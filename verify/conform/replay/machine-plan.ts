@@ -51,7 +51,6 @@ export function machineOptions(recording: Recording): MachineOptions {
       transitive: config.gnttab.transitive,
       transfer: config.gnttab.transfer,
     },
-    policy: 'xen',
     rules: config.xen.startsWith('4.17') ? 'xen4_17' : 'xen4_23',
     policy: 'xen',
     maptrackOrder: 'fifo',
