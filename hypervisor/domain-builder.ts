@@ -101,12 +101,16 @@ class Builder {
   readonly #config: MachineConfig;
   readonly #op: CreateDomain;
   readonly #domain: Domid;
+  /** Pages side by side that devices are to reach and do not yet. */
+  readonly #run = { dfn: 0, frame: 0, pages: 0 };
+  readonly #mapsRam: boolean;
 
   constructor(machine: Machine, op: CreateDomain) {
     this.#parts = machine.parts;
     this.#config = machine.config;
     this.#op = op;
     this.#domain = op.domain as Domid;
+    this.#mapsRam = op.iommu === true && op.deviceTables !== 'empty' && this.#mode === 'strict';
   }
 
   /** @returns the first frame of RAM; a negative errno. */
@@ -144,8 +148,8 @@ class Builder {
       if (frame < 0) return Errno.ENOMEM;
       ram.push(frame as Mfn);
     }
-    const isMapped = ram.every((frame, page) => this.#addPage(frame, page)) && this.#mapEverything();
-    return isMapped ? (ram[0] ?? 0) : Errno.ENOMEM;
+    for (const [page, frame] of ram.entries()) this.#addPage(frame, page);
+    return this.#mapRun() && this.#mapEverything() ? (ram[0] ?? 0) : Errno.ENOMEM;
   }
 
   #allocateTable(level: number): number {
@@ -173,11 +177,23 @@ class Builder {
     // Populating takes and drops a reference to the writable type: the page keeps it, with a count of 0.
     else frames.resetType(frame, FrameType.writable);
     if (!this.#mapsRam) return true;
-    return this.#mapDevice(this.#op.kind === 'hvm' ? gfn : frame, frame, 3);
+    const run = this.#run;
+    const dfn = this.#op.kind === 'hvm' ? gfn : frame;
+    if (run.pages > 0 && (run.dfn + run.pages !== dfn || run.frame + run.pages !== frame) && !this.#mapRun())
+      return false;
+    if (run.pages === 0) {
+      run.dfn = dfn;
+      run.frame = frame;
+    }
+    run.pages += 1;
+    return true;
   }
 
-  get #mapsRam(): boolean {
-    return this.#op.iommu === true && this.#op.deviceTables !== 'empty' && this.#mode === 'strict';
+  /** Maps the pages side by side that were added last, all at once. */
+  #mapRun(): boolean {
+    const { dfn, frame, pages } = this.#run;
+    this.#run.pages = 0;
+    return this.#parts.driver.mapRange(BUILDER, this.#domain, dfn as Dfn, frame as Mfn, pages, 3) === 0;
   }
 
   /** How the domain's devices are confined: a guest's always are. */
@@ -192,10 +208,6 @@ class Builder {
     return driver.mapRange(BUILDER, this.#domain, 0 as Dfn, 0 as Mfn, frames.ram, 3) === 0;
   }
 
-  #mapDevice(dfn: number, frame: number, rights: number): boolean {
-    return this.#parts.driver.map(BUILDER, this.#domain, dfn as Dfn, frame as Mfn, rights) === 0;
-  }
-
   /** A translated domain frame by frame: RAM, and pages of the hypervisor's heap that it sees. */
   #translated(memory: MemoryLayout): number {
     const { frames, p2m } = this.#parts;
@@ -208,7 +220,7 @@ class Builder {
         if (!this.#addPage(frame, gfn + page)) return Errno.ENOMEM;
       }
     }
-    return memory.p2m?.[0]?.[1] ?? 0;
+    return this.#mapRun() ? (memory.p2m?.[0]?.[1] ?? 0) : Errno.ENOMEM;
   }
 
   /** A PV domain frame by frame: RAM, the page tables among it, and what they map. */
@@ -225,6 +237,7 @@ class Builder {
         if (!tables.has(frame) && !this.#addPage(frame as Mfn, frame)) return Errno.ENOMEM;
       }
     }
+    if (!this.#mapRun()) return Errno.ENOMEM;
     if (!this.#hookTables(memory, [...tables])) return Errno.EINVAL;
     return this.#mapPages(memory) ? (memory.ram?.[0]?.[0] ?? 0) : Errno.EINVAL;
   }

@@ -304,6 +304,7 @@ export class FrameTable {
   }
 
   clearContents(frame: Mfn): void {
+    if (this.#heap.isBlank(frame)) return;
     const words = this.#heap.blocks[frame]!;
     for (let word = 0; word < PAGE_WORDS; word += 2) {
       if ((words[word]! | words[word + 1]!) !== 0) this.writeEntry(frame, word >>> 1, 0, 0);
@@ -338,6 +339,14 @@ export class FrameTable {
   readBytes(frame: number, offset: number, length: number): Uint8Array {
     const words = this.#heap.blocks[frame]!;
     return Uint8Array.from({ length }, (_, at) => words[(offset + at) >>> 2]! >>> (((offset + at) & 3) * 8));
+  }
+
+  /** Writes one byte over and over within a frame. */
+  fillBytes(frame: Mfn, offset: number, length: number, byte: number): void {
+    if ((offset | length) & 3) return this.writeBytes(frame, offset, new Uint8Array(length).fill(byte));
+    const value = (byte * 0x01010101) >>> 0;
+    for (let word = offset >>> 2, end = (offset + length) >>> 2; word < end; word += 1)
+      this.writeWord(frame, word, value);
   }
 
   /** Writes bytes within a frame. */

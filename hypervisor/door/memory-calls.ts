@@ -2,7 +2,7 @@
 
 import type { GrantContext } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
-import { PAGE_SIZE } from '../../machine/frame-number.ts';
+import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
 import type { Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
 import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
@@ -137,12 +137,14 @@ export class MemoryCalls {
   /** A processor stores bytes in memory. */
   store(op: Of<'store'>): OpResult {
     const { frames } = this.#parts;
-    const bytes = op.fill ? filled(op.fill) : hexBytes(op.bytes ?? '', 'bytes');
+    const bytes = op.fill ? NO_BYTES : hexBytes(op.bytes ?? '', 'bytes');
+    const length = op.fill ? checkedFill(op.fill) : bytes.length;
     if (!frames.isMemory(op.frame)) throw new RangeError(`frame ${op.frame}: expected a frame of memory`);
-    if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + bytes.length > PAGE_SIZE) {
-      throw new RangeError(`offset ${op.offset}: expected ${bytes.length} bytes to stay within the page`);
+    if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + length > PAGE_SIZE) {
+      throw new RangeError(`offset ${op.offset}: expected ${length} bytes to stay within the page`);
     }
-    frames.writeBytes(op.frame as never, op.offset, bytes);
+    if (op.fill) frames.fillBytes(op.frame as Mfn, op.offset, length, op.fill.byte);
+    else frames.writeBytes(op.frame as Mfn, op.offset, bytes);
     return { result: 0 };
   }
 }
@@ -152,12 +154,15 @@ const ascii = new TextEncoder();
 /** The value of a hex digit, from its character's code: digits are 0x30 and up, letters 0x41 and 0x61. */
 const hexDigit = (code: number): number => (code & 0xf) + (code > 0x39 ? 9 : 0);
 
-function filled({ byte, length }: { readonly byte: number; readonly length: number }): Uint8Array {
+const NO_BYTES = new Uint8Array(0);
+
+/** @returns the length. */
+function checkedFill({ byte, length }: { readonly byte: number; readonly length: number }): number {
   if (!Number.isInteger(byte) || byte < 0 || byte > 255) throw new TypeError(`byte ${byte}: expected 0 to 255`);
   if (!Number.isInteger(length) || length < 0 || length > PAGE_SIZE) {
     throw new RangeError(`length ${length}: expected 0 to ${PAGE_SIZE}`);
   }
-  return new Uint8Array(length).fill(byte);
+  return length;
 }
 
 /** Bytes from hex digits. @throws TypeError when they are not. */

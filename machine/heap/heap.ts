@@ -79,9 +79,9 @@ export class Heap {
     const base = this.blocks.length * BLOCK_WORDS;
     if (base + blocks * BLOCK_WORDS > WORDS_MAX)
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
-    const some = new Array<Uint32Array>(Math.min(blocks, 1024)).fill(zeros);
-    for (let left = blocks; left > 0; left -= some.length)
-      this.blocks.push(...(left < some.length ? some.slice(0, left) : some));
+    const from = this.blocks.length;
+    this.blocks.length = from + blocks;
+    this.blocks.fill(zeros, from);
     return this.#add({
       name,
       index: this.#segments.length,
@@ -90,6 +90,11 @@ export class Heap {
       words: blocks * BLOCK_WORDS,
       identity,
     });
+  }
+
+  /** Whether a block was never written. */
+  isBlank(block: number): boolean {
+    return this.blocks[block] === zeros;
   }
 
   /**
