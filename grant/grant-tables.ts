@@ -298,11 +298,6 @@ export class GrantTables {
     else this.writeShared(domain, ref, 0, (this.sharedFlags(domain, ref) | bits) >>> 0);
   }
 
-  #clearUsage(domain: Domid, ref: number, bits: number): void {
-    if (this.version(domain) === 2) this.setStatusWord(domain, ref, this.statusWord(domain, ref) & ~bits);
-    else this.writeShared(domain, ref, 0, (this.sharedFlags(domain, ref) & ~bits) >>> 0);
-  }
-
   #active(domain: Domid, ref: number): number {
     return this.#tables[domain]!.active + (ref << ACTIVE_SHIFT);
   }
@@ -382,7 +377,19 @@ export class GrantTables {
     const pins = this.pins(domain, ref);
     let clear = pins === 0 ? READING : 0;
     if (!readOnly && !hasWritePins(pins)) clear |= WRITING;
-    if (clear !== 0) this.#clearUsage(domain, ref, clear);
+    if (clear === 0) return;
+    if (this.version(domain) === 2) {
+      this.setStatusWord(domain, ref, this.statusWord(domain, ref) & ~clear);
+      return;
+    }
+    const frame = this.#frameOfV1(domain, ref);
+    const at = (ref & 511) << 1;
+    this.#frames.writeWord(frame, at, this.#heap.blocks[frame]![at]! & ~clear);
+  }
+
+  /** The frame of a version 1 table that holds a ref. */
+  #frameOfV1(domain: Domid, ref: number): Mfn {
+    return this.#heap.words[this.#tables[domain]!.frames + (ref >>> 9)]! as Mfn;
   }
 
   /**
@@ -391,14 +398,26 @@ export class GrantTables {
    * attempts of version 1 and the second look of version 2 find nothing new.
    */
   setStatus(domain: Domid, ref: number, mapper: Domid, readOnly: boolean, isCopy = false): boolean {
+    if (this.version(domain) === 1) return this.#setStatusV1(domain, ref, mapper, readOnly, isCopy ? TYPE : KIND);
     const word = this.sharedFlags(domain, ref);
     if (this.pins(domain, ref) === 0) {
       const kind = word & (isCopy ? TYPE : KIND);
-      const fits = kind === PERMIT_ACCESS || (isCopy && kind === TRANSITIVE && this.version(domain) === 2);
+      const fits = kind === PERMIT_ACCESS || (isCopy && kind === TRANSITIVE);
       if (!fits || word >>> 16 !== mapper) return false;
     }
     if (!readOnly && (word & READONLY) !== 0) return false;
     this.markUsage(domain, ref, readOnly ? READING : READING | WRITING);
+    return true;
+  }
+
+  #setStatusV1(domain: Domid, ref: number, mapper: Domid, readOnly: boolean, kind: number): boolean {
+    const frame = this.#frameOfV1(domain, ref);
+    const at = (ref & 511) << 1;
+    const word = this.#heap.blocks[frame]![at]!;
+    const fits = (word & kind) === PERMIT_ACCESS && word >>> 16 === mapper;
+    if (!fits && this.pins(domain, ref) === 0) return false;
+    if (!readOnly && (word & READONLY) !== 0) return false;
+    this.#frames.writeWord(frame, at, word | (readOnly ? READING : READING | WRITING));
     return true;
   }
 

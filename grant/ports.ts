@@ -22,12 +22,15 @@ export interface DomainView {
 /** References to frames, and what follows from the first and the last of them. */
 export interface PageReferences {
   /**
-   * Takes references to a frame, and to its writable type. False, and none taken, when it is put to another use or
+   * Takes references to an allocated frame, and to its writable type. False, and none taken, when it is put to another use or
    * memory for device tables is exhausted. The owner's devices follow the type.
    */
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
-  /** Drops them. A frame without references goes back to the free ones, once nothing cached leads to it. */
-  drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): void;
+  /**
+   * Drops them. A frame without references goes back to the free ones, once nothing cached leads to it: true, and
+   * there may be something to flush.
+   */
+  drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
 }
 
 /** Frames that change hands for good. */

@@ -115,6 +115,7 @@ export class DeviceDma {
     const { frames } = this.#parts;
     if (!frames.isMemory(frame)) return { frame };
     if (access === Access.read) return { frame, bytes: bytesHex(frames.readBytes(frame, offset, length)) };
+    this.#parts.pvTables.forget();
     frames.writeBytes(frame as Mfn, offset, bytes);
     return { frame };
   }
@@ -123,6 +124,8 @@ export class DeviceDma {
     const { frames } = this.#parts;
     if (!frames.isMemory(frame)) return { frame };
     if (access === Access.read) return { frame, value: frames.readWord(frame, word) };
+    // It may be a page table, where a device is let at all memory.
+    this.#parts.pvTables.forget();
     frames.writeWord(frame as Mfn, word, value);
     return { frame };
   }

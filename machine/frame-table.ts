@@ -256,15 +256,14 @@ export class FrameTable {
 
   /**
    * Takes `pages` references to a frame that is known to be allocated, and `types` to its writable type. False, and
-   * none taken, when it has another type whose count is not 0. xen: get_page, get_page_type.
+   * none taken, when it has another type. xen: get_page, get_page_type.
    */
   takeReferences(frame: Mfn, pages: number, types: number): boolean {
     const { words } = this.#heap;
     const record = this.#records + frame * RECORD_WORDS;
     const word = words[record + TYPE]!;
-    if (types !== 0 && word >>> TYPE_SHIFT !== FrameType.writable && (word & TYPE_COUNT_MASK) !== 0) return false;
-    const type = types === 0 ? word : (FrameType.writable << TYPE_SHIFT) | ((word & TYPE_COUNT_MASK) + types);
-    this.#heap.write2(record + REFERENCES, words[record + REFERENCES]! + pages, type);
+    if (types !== 0 && word >>> TYPE_SHIFT !== FrameType.writable) return false;
+    this.#heap.write2(record + REFERENCES, words[record + REFERENCES]! + pages, word + types);
     return true;
   }
 

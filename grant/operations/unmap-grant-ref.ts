@@ -237,13 +237,14 @@ function complete(context: GrantContext, vcpu: Vcpu, record: Uint32Array): numbe
   const frame = batch[ended + ENDED_FRAME]! as Mfn;
   const access = context.ports.device;
   if (access.holdsBack(vcpu)) access.holdGrant(vcpu, granter, ref, halves, frame, mapper);
-  else completeGrant(context, vcpu, granter, ref, halves, frame, mapper);
-  return access.isFlushed(vcpu) ? Phase.complete : Phase.completeFlush;
+  else if (completeGrant(context, vcpu, granter, ref, halves, frame, mapper)) return Phase.completeFlush;
+  return Phase.complete;
 }
 
 /**
  * The end of a grant's use, once what was removed is flushed: references and pins go, usage bits follow the pins.
  * xen: unmap_common_complete. `halves` holds GNTMAP bits of the halves that go, and `readonly`.
+ * @returns whether the frame goes, too, and there may be something to flush.
  */
 export function completeGrant(
   context: GrantContext,
@@ -253,9 +254,10 @@ export function completeGrant(
   halves: number,
   frame: Mfn,
   mapper: Domid,
-): void {
+): boolean {
   const granterIsPv = context.domain(granter)?.kind !== 'hvm';
   const types = typeReferences(halves, mapper === granter, granterIsPv);
-  context.ports.pages.drop(vcpu, frame, pageReferences(halves), types);
+  const isGone = context.ports.pages.drop(vcpu, frame, pageReferences(halves), types);
   context.tables.dropPins(granter, ref, pinIncrement(halves), (halves & READONLY) !== 0);
+  return isGone;
 }

@@ -143,6 +143,8 @@ export class MemoryCalls {
     if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + length > PAGE_SIZE) {
       throw new RangeError(`offset ${op.offset}: expected ${length} bytes to stay within the page`);
     }
+    // Nobody but the hypervisor writes page tables; a test that does is believed.
+    this.#parts.pvTables.forget();
     if (op.fill) frames.fillBytes(op.frame as Mfn, op.offset, length, op.fill.byte);
     else frames.writeBytes(op.frame as Mfn, op.offset, bytes);
     return { result: 0 };

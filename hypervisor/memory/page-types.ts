@@ -28,13 +28,14 @@ export class PageTypes implements PageReferences {
 
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
     const { frames } = this.#parts;
-    if (!frames.isAllocated(frame)) return false;
-    if (types !== 0 && frames.type(frame) !== WRITABLE && !this.#retype(vcpu, frame, WRITABLE)) return false;
-    return frames.takeReferences(frame, pages, types);
+    if (frames.takeReferences(frame, pages, types)) return true;
+    return this.#retype(vcpu, frame, WRITABLE) && frames.takeReferences(frame, pages, types);
   }
 
-  drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): void {
-    if (this.#parts.frames.dropReferences(frame, pages, types)) this.#release(vcpu, frame);
+  drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
+    if (!this.#parts.frames.dropReferences(frame, pages, types)) return false;
+    this.#release(vcpu, frame);
+    return true;
   }
 
   /** Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. */
@@ -97,6 +98,7 @@ export class PageTypes implements PageReferences {
    * False, and nothing changed but perhaps the type of an unused frame, when it cannot be one.
    */
   getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
+    this.#parts.pvTables.forget();
     if (!this.beginTable(vcpu, domain, frame, level)) return false;
     const { frames } = this.#parts;
     if (frames.typeCount(frame) === 0 && !this.#validate(vcpu, domain, frame, level)) {
@@ -109,6 +111,7 @@ export class PageTypes implements PageReferences {
   }
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {
+    this.#parts.pvTables.forget();
     const { frames } = this.#parts;
     if (frames.typeCount(frame) === 1)
       this.#eachEntry(frame, level, 512, (low, high) => this.putEntry(vcpu, low, high, level));

@@ -35,6 +35,11 @@ export class PvTables {
   readonly #frames: FrameTable;
   /** Per domain: its top table + 1. */
   readonly #roots: number;
+  /** The L1 table found last, whose it is, and where; good until the heap jumps. No part of the state. */
+  #lastDomain = -1;
+  #lastRange = 0;
+  #lastTable = 0 as Mfn;
+  #lastJumps = 0;
 
   constructor(heap: Heap, frames: FrameTable, domains: number) {
     this.#heap = heap;
@@ -47,7 +52,13 @@ export class PvTables {
     return (this.#heap.words[this.#roots + domain]! - 1) as Mfn | -1;
   }
 
+  /** Tables above the lowest level may have changed: what is remembered of where L1 tables are may be wrong. */
+  forget(): void {
+    this.#lastDomain = -1;
+  }
+
   setRoot(domain: Domid, frame: Mfn | -1): void {
+    this.forget();
     this.#heap.write(this.#roots + domain, frame + 1);
   }
 
@@ -56,6 +67,21 @@ export class PvTables {
    * table has entries for it) and for addresses that are not canonical. xen: guest_map_l1e.
    */
   find(domain: Domid, low: number, high: number): boolean {
+    const heap = this.#heap;
+    const range = (low >>> 21) | (high << 11);
+    const isKnown = domain === this.#lastDomain && range === this.#lastRange && high < 0x10000;
+    if (!isKnown || heap.jumps !== this.#lastJumps) {
+      if (!this.#walk(domain, low, high)) return false;
+      this.#lastDomain = high < 0x10000 ? domain : -1;
+      this.#lastRange = range;
+      this.#lastJumps = heap.jumps;
+    }
+    this.frame = this.#lastTable;
+    this.entry = (low >>> 12) & 511;
+    return true;
+  }
+
+  #walk(domain: Domid, low: number, high: number): boolean {
     const { blocks } = this.#heap;
     const top = high >>> 15;
     if (top !== 0 && top !== 0x1ffff) return false;
@@ -67,8 +93,7 @@ export class PvTables {
       if ((word & PRESENT) === 0) return false;
       at = pteFrame(word, blocks[at]![entry * 2 + 1]!);
     }
-    this.frame = at as Mfn;
-    this.entry = tableIndex(low, high, 1);
+    this.#lastTable = at as Mfn;
     return true;
   }
 
@@ -115,6 +140,7 @@ export class PvTables {
    * frames of a level (-1: none left). False then.
    */
   cover(domain: Domid, low: number, high: number, next: (level: number) => number): boolean {
+    this.forget();
     let at = this.root(domain) as number;
     if (at < 0) {
       at = next(TOP_LEVEL);
