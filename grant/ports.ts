@@ -22,8 +22,8 @@ export interface DomainView {
 /** References to frames, and what follows from the first and the last of them. */
 export interface PageReferences {
   /**
-   * Takes references to an allocated frame, and to its writable type. False, and none taken, when it is put to another use or
-   * memory for device tables is exhausted. The owner's devices follow the type.
+   * Takes references to an allocated frame, and to its writable type. False, and none taken, when it is put to another
+   * use or memory for device tables is exhausted. The owner's devices follow the type.
    */
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
   /**

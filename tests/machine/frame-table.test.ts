@@ -64,6 +64,8 @@ describe('references', () => {
 
   test('are taken with references to the writable type, all or none', () => {
     const { frames, frame } = allocated();
+    expect(frames.takeReferences(frame, 2, 2), 'of no type yet').toBe(false);
+    frames.resetType(frame, FrameType.writable);
     expect(frames.takeReferences(frame, 2, 2)).toBe(true);
     expect([frames.type(frame), frames.typeCount(frame), frames.references(frame)]).toEqual([FrameType.writable, 2, 3]);
     expect(frames.dropReferences(frame, 2, 2)).toBe(false);
