@@ -117,13 +117,15 @@ class Builder {
   build(): number {
     const { grants, driver } = this.#parts;
     const limits = this.#config.grants;
+    const version = this.#op.grantVersion ?? limits.version;
+    if (version < 1 || version > limits.version) return Errno.EINVAL;
     if (this.#op.iommu && driver.tables.create(this.#domain) < 0) return Errno.ENOMEM;
     if (this.#op.sharedTables) driver.tables.setPlain(this.#domain);
     if (this.#op.iommu && this.#mode === 'passthrough') driver.tables.setPassThrough(this.#domain);
     const made = grants.create(this.#domain, {
       grantFrames: this.#op.grantFrames ?? limits.grantFrames,
       maptrackFrames: this.#op.maptrackFrames ?? limits.maptrackFrames,
-      version: this.#op.grantVersion ?? limits.version,
+      version,
       ...(this.#op.memory?.grantFrames ? { allocate: this.#op.memory.grantFrames } : {}),
     });
     if (made !== 0) return made;

@@ -57,6 +57,8 @@ function releaseGrants(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
   const { grants } = context.parts;
   const maptrack = grants.maptrack(domain);
   const done = record[DestroyScratch.at]!;
+  // Its processors leave the hypervisor first. xen: domain_pause.
+  if (done === 0 && isInProgress(context, domain, vcpu)) return Step.blocked;
   const isPv = context.domain(domain)!.kind === 'pv';
   const end = Math.min(maptrack.capacity, done + CHUNK);
   for (let at = done; at < end; at += 1) {
@@ -127,7 +129,7 @@ export function reapDying(context: OperationContext): void {
   const { control, parts } = context;
   for (const found of control.root.domains) {
     if (found?.state !== 'dying' || parts.frames.owned(found.domain as Domid) > 0) continue;
-    if (isInProgress(context, found.domain)) continue;
+    if (isInProgress(context, found.domain, -1)) continue;
     const domain = found.domain as Domid;
     const shared = sharedFrames(context, domain);
     if (shared.some((frame) => parts.frames.references(frame) > 1)) continue;
@@ -142,10 +144,11 @@ export function reapDying(context: OperationContext): void {
   }
 }
 
-/** Whether some virtual CPU is in the middle of an operation of a domain. */
-function isInProgress({ parts }: OperationContext, domain: number): boolean {
+/** Whether a virtual CPU other than `self` is in the middle of an operation of a domain. */
+function isInProgress({ parts }: OperationContext, domain: number, self: number): boolean {
   for (let vcpu = 0; vcpu < parts.pending.vcpus; vcpu += 1) {
-    if (!parts.pending.isIdle(vcpu) && parts.pending.record(vcpu)[Pending.domain] === domain) return true;
+    if (vcpu !== self && !parts.pending.isIdle(vcpu) && parts.pending.record(vcpu)[Pending.domain] === domain)
+      return true;
   }
   return false;
 }

@@ -17,13 +17,14 @@ const HANDLES_PER_FRAME = 256;
 /** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
 const IOTLB_ENTRIES = 1024;
 
-/** The first `domain` record of each domain, by domid. */
-export function domainRecords(recording: Recording): ReadonlyMap<number, DomainRecord> {
-  const found = new Map<number, DomainRecord>();
-  for (const record of recording.records) {
-    if (record.o === 'domain' && !found.has(record.id)) found.set(record.id, record);
+/** What a domain turns out to be that is created at a place: its `domain` record, which comes later, if any does. */
+export function domainRecord(recording: Recording, domain: number, at: number): DomainRecord | undefined {
+  for (let next = at + 1; next < recording.records.length; next += 1) {
+    const record = recording.records[next]!;
+    if (record.o === 'domain' && record.id === domain) return record;
+    if (record.o === 'createdomain' && record.id === domain) return undefined;
   }
-  return found;
+  return undefined;
 }
 
 export function machineOptions(recording: Recording): MachineOptions {
@@ -31,11 +32,13 @@ export function machineOptions(recording: Recording): MachineOptions {
   let domains = 1;
   let batchMax = 1;
   let hasHvm = false;
+  let grantFrames = config.gnttab.maxFrames;
   const devices: DeviceDescription[] = [];
   for (const record of records) {
     if (record.o === 'createdomain') {
       domains = Math.max(domains, record.id + 1);
       hasHvm ||= record.hvm === 1;
+      grantFrames = Math.max(grantFrames, record.max_grant_frames);
     } else if (record.o === 'pci') devices.push(deviceOf(record));
     else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
   }
@@ -45,7 +48,7 @@ export function machineOptions(recording: Recording): MachineOptions {
     devices,
     units: [{ registers: { cap: wordsOf(config.unit.cap), ecap: wordsOf(config.unit.ecap) } }],
     grants: {
-      grantFrames: config.gnttab.maxFrames,
+      grantFrames,
       maptrackFrames: maptrackFrames(recording),
       version: config.gnttab.maxVersion === 1 ? 1 : 2,
       transitive: config.gnttab.transitive,
@@ -81,10 +84,10 @@ export function machineOptions(recording: Recording): MachineOptions {
 }
 
 /** Frames of maptrack that a domain may come to need here: a limit that nobody can reach costs no memory. */
-function maptrackFrames({ config, records }: Recording): number {
+function maptrackFrames({ records }: Recording): number {
   let maps = 0;
   for (const record of records) if (record.o === 'map') maps += record.ops.length;
-  return Math.min(config.gnttab.maxMaptrackFrames, Math.ceil(maps / HANDLES_PER_FRAME) + 1);
+  return Math.ceil(maps / HANDLES_PER_FRAME) + 1;
 }
 
 function ramFrames(config: RecordOf<'config'>): number {
@@ -110,34 +113,44 @@ function deviceOf(record: RecordOf<'pci'>): DeviceDescription {
   };
 }
 
-/**
- * The operation that builds a domain as its `domain` record says it was. That record comes later in the file: what it
- * says of memory is adopted.
- * @throws InputError when there is none.
- */
-export function domainOp(
-  recording: Recording,
-  domain: number,
-  found: DomainRecord | undefined,
-  line: number,
-): CreateOp {
+/** The operation that builds the hardware domain, which is there from the start. @throws InputError when it is not. */
+export function hardwareDomainOp(recording: Recording, found: DomainRecord | undefined): CreateOp {
   const { config, file } = recording;
   if (!found) {
-    const expected = `expected a "domain" record of domain ${domain} that says what its memory is`;
-    throw new InputError('RECORDING_DOMAIN', { file, line }, expected);
+    const expected = 'expected a "domain" record of domain 0 that says what its memory is';
+    throw new InputError('RECORDING_DOMAIN', { file, line: 1 }, expected);
   }
-  const version = Math.min(found.maxGrantVersion ?? 2, config.gnttab.maxVersion) === 1 ? 1 : 2;
   return {
     op: 'create_domain',
-    domain,
-    kind: found.hvm === 1 ? 'hvm' : 'pv',
+    domain: 0,
+    kind: 'pv',
     iommu: found.cdf_iommu === 1,
-    memory: found.hvm === 1 ? hvmMemory(found) : pvMemory(found, domain === 0 ? config : null),
+    memory: pvMemory(found, config),
     grantFrames: found.maxGrantFrames,
     maptrackFrames: Math.min(found.maxMaptrackFrames, maptrackFrames(recording)),
-    grantVersion: version,
+    grantVersion: config.gnttab.maxVersion === 1 ? 1 : 2,
     maxPages: found.maxPages,
-    hardware: domain === 0,
+    hardware: true,
+  };
+}
+
+/** The operation that builds another domain, complete with the memory that its `domain` record says it has. */
+export function domainOp(
+  recording: Recording,
+  record: RecordOf<'createdomain'>,
+  found: DomainRecord | undefined,
+): CreateOp {
+  const isHvm = record.hvm === 1;
+  return {
+    op: 'create_domain',
+    domain: record.id,
+    kind: isHvm ? 'hvm' : 'pv',
+    iommu: record.cdf_iommu === 1,
+    grantFrames: record.max_grant_frames,
+    maptrackFrames: Math.min(record.max_maptrack_frames, maptrackFrames(recording)),
+    grantVersion: record.gver as 1 | 2,
+    ...(isHvm && record.sharept === 1 && record.cdf_iommu === 1 ? { sharedTables: true } : {}),
+    ...(found && { memory: isHvm ? hvmMemory(found) : pvMemory(found, null), maxPages: found.maxPages }),
   };
 }
 

@@ -4,7 +4,7 @@ import type { Op } from '../../../hypervisor/index.ts';
 import { Errno } from '../../../machine/errno.ts';
 import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
-import { domainOp } from './machine-plan.ts';
+import { domainOp, domainRecord } from './machine-plan.ts';
 import type { Handlers, ReplayContext } from './replay-context.ts';
 
 const PAGE_BYTES = 4096;
@@ -56,9 +56,10 @@ function openWindow(context: ReplayContext, owner: number, frame: number, writab
 }
 
 export const memoryHandlers: Handlers = {
-  createdomain(context, { id }, at) {
-    const op = domainOp(context.recording, id, context.domains.get(id), at + 1);
-    return { observed: { rc: context.step(op).result } };
+  createdomain(context, record, at) {
+    const found = domainRecord(context.recording, record.id, at);
+    if (found) context.domains.set(record.id, found);
+    return { observed: { rc: context.step(domainOp(context.recording, record, found)).result } };
   },
 
   populate(context, record) {

@@ -17,7 +17,7 @@ export interface ReplayContext {
   readonly probe: MachineProbe;
   readonly recording: Recording;
   /** The first `domain` record of each domain. */
-  readonly domains: ReadonlyMap<number, RecordOf<'domain'>>;
+  readonly domains: Map<number, RecordOf<'domain'>>;
   readonly entries: EntryWatch;
   readonly contents: ContentWatch;
   readonly tally: Tally;

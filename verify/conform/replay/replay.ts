@@ -12,7 +12,7 @@ import { ContentWatch } from './content-watch.ts';
 import { deviceHandlers } from './device-records.ts';
 import { EntryWatch } from './entry-watch.ts';
 import { grantHandlers } from './grant-records.ts';
-import { domainOp, domainRecords, machineOptions } from './machine-plan.ts';
+import { domainRecord, hardwareDomainOp, machineOptions } from './machine-plan.ts';
 import { MachineProbe } from './machine-probe.ts';
 import { memoryHandlers } from './memory-records.ts';
 import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-context.ts';
@@ -28,7 +28,7 @@ export class Replay implements ReplayContext {
   readonly machine: Hypervisor;
   readonly probe: MachineProbe;
   readonly recording: Recording;
-  readonly domains: ReplayContext['domains'];
+  readonly domains: ReplayContext['domains'] = new Map();
   readonly entries: EntryWatch;
   readonly contents: ContentWatch;
   readonly tally: Tally;
@@ -48,14 +48,15 @@ export class Replay implements ReplayContext {
     this.recording = recording;
     this.tally = tally;
     this.#comparison = comparison;
-    this.domains = domainRecords(recording);
     this.machine = machineOf(recording);
     this.probe = new MachineProbe(this.machine);
     this.entries = new EntryWatch(this.probe);
     this.contents = new ContentWatch(this.probe);
     this.#tap = new UnitTap(this.machine.units[0]!);
     this.#mark = this.machine.parts.heap.mark();
-    const { result } = this.step(domainOp(recording, 0, this.domains.get(0), 1));
+    const hardware = domainRecord(recording, 0, 0);
+    if (hardware) this.domains.set(0, hardware);
+    const { result } = this.step(hardwareDomainOp(recording, hardware));
     if (result !== 0) throw unbuildable(recording, `domain 0 cannot be built: ${result}`);
   }
 
