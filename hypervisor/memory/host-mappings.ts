@@ -8,6 +8,7 @@ import type { Parts } from '../parts.ts';
 import { isGrantType, P2mType } from './p2m.ts';
 import type { PageTypes } from './page-types.ts';
 import type { Physmap } from './physmap.ts';
+import { Pte } from './pv-tables.ts';
 
 /** Flags that a mapping in a p2m can have. */
 const GFN_FLAGS = GNTMAP.host_map | GNTMAP.readonly;
@@ -35,7 +36,7 @@ export class HostMappingTables implements HostMappings {
     const oldHigh = pvTables.high;
     pvTables.installGrant(frame, flags);
     // What was mapped here is dropped without a word, a grant's handle left behind (release builds).
-    this.#pages.putEntry(vcpu, old, oldHigh, 1);
+    if ((old & Pte.present) !== 0) this.#pages.putEntry(vcpu, old, oldHigh, 1);
     return true;
   }
 
