@@ -315,7 +315,7 @@ export class Hypervisor {
     const record = pending.record(vcpu);
     const name = VCPU_OPS[record[Pending.op]! - 1]!;
     const result = record[Pending.result]! | 0;
-    const outcome = this.#outcome(name, record, result);
+    const outcome = this.#outcome(name, record, vcpu, result);
     // A domain is crashed by its own operation, so what became of it is in the control state.
     const domain = record[Pending.domain]!;
     const after = this.control.root.domains[domain];
@@ -325,14 +325,14 @@ export class Hypervisor {
     return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }
 
-  #outcome(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
+  #outcome(name: VcpuOpName, record: Uint32Array, vcpu: Vcpu, result: number): OpResult {
     switch (name) {
       case 'map_grant_ref':
       case 'unmap_grant_ref':
       case 'unmap_and_replace':
       case 'copy':
       case 'transfer':
-        return this.#grantCalls.result(name, record);
+        return this.#grantCalls.result(name, record, vcpu);
       case 'map_foreign':
       case 'populate_physmap':
       case 'increase_reservation':

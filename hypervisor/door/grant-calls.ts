@@ -73,8 +73,8 @@ export class GrantCalls {
   }
 
   /** Outcome of a batch: its elements as far as they were written, and what is left of it if it was interrupted. */
-  result(name: VcpuOpName, record: Uint32Array): OpResult {
-    return batchResults(name as GrantBatchOp['op'], record);
+  result(name: VcpuOpName, record: Uint32Array, vcpu: Vcpu): OpResult {
+    return batchResults(name as GrantBatchOp['op'], record, vcpu);
   }
 
   single(op: GrantSingleOp): OpResult {
