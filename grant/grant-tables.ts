@@ -173,8 +173,28 @@ export class GrantTables {
    * @returns -ENOMEM when memory is exhausted, -EINVAL beyond the limit.
    */
   grow(domain: Domid, frames: number, allocate: readonly number[] = []): number {
-    const { record, frames: list } = this.#tables[domain]!;
     if (frames > this.framesMax(domain)) return Errno.EINVAL;
+    return this.#allOrNothing(() => {
+      const grown = this.#growShared(domain, frames, allocate);
+      return grown !== 0 || this.version(domain) === 1 ? grown : this.#growStatus(domain, []);
+    });
+  }
+
+  /** The status frames that a table needs under version 2. -ENOMEM. */
+  addStatusFrames(domain: Domid, allocate: readonly number[]): number {
+    return this.#allOrNothing(() => this.#growStatus(domain, allocate));
+  }
+
+  #allOrNothing(act: () => number): number {
+    const mark = this.#heap.mark();
+    const errno = act();
+    if (errno !== 0) this.#heap.rollback(mark);
+    this.#heap.release(mark);
+    return errno;
+  }
+
+  #growShared(domain: Domid, frames: number, allocate: readonly number[]): number {
+    const { record, frames: list } = this.#tables[domain]!;
     const has = this.frameCount(domain);
     for (let index = has; index < frames; index += 1) {
       const frame = this.#allocateShared(domain, allocate[index - has]);
@@ -182,7 +202,7 @@ export class GrantTables {
       this.#heap.write(list + index, frame);
       this.#heap.write(record + FRAMES, index + 1);
     }
-    return this.version(domain) === 2 ? this.#growStatus(domain, []) : 0;
+    return 0;
   }
 
   /** A page of the hypervisor's that a guest may write. xen: share_xen_page_with_guest. */
@@ -204,14 +224,9 @@ export class GrantTables {
     return 0;
   }
 
-  /** Puts a version in force; status frames come with version 2. The entries are the caller's. -ENOMEM. */
-  setVersion(domain: Domid, version: 1 | 2, allocate: readonly number[]): number {
-    if (version === 2) {
-      const grown = this.#growStatus(domain, allocate);
-      if (grown !== 0) return grown;
-    }
+  /** Puts a version in force. Status frames and entries are the caller's. */
+  setVersion(domain: Domid, version: 1 | 2): void {
     this.#heap.write(this.#tables[domain]!.record + VERSION, version);
-    return 0;
   }
 
   /** The status frames go: their numbers, for the caller to free. */

@@ -1,7 +1,14 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type GrantContext, stepCopy, stepMapGrantRef, stepTransfer, stepUnmapGrantRef } from '../grant/index.ts';
+import {
+  type GrantContext,
+  stepCopy,
+  stepMapGrantRef,
+  stepSetVersion,
+  stepTransfer,
+  stepUnmapGrantRef,
+} from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
@@ -59,6 +66,7 @@ const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcp
   add_to_physmap: stepAddToPhysmap,
   remove_from_physmap: stepRemoveFromPhysmap,
   destroy_domain: stepDestroyDomain,
+  set_version: ({ grants }, vcpu, phase) => stepSetVersion(grants, vcpu, phase),
 };
 const MAP = vcpuOpCode('map_grant_ref');
 const UNMAP = vcpuOpCode('unmap_grant_ref');
@@ -198,6 +206,8 @@ export class Hypervisor {
       case 'copy':
       case 'transfer':
         return this.#grantCalls.place(op, vcpu);
+      case 'set_version':
+        return this.#grantCalls.placeSetVersion(op, vcpu);
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
@@ -333,6 +343,8 @@ export class Hypervisor {
       case 'copy':
       case 'transfer':
         return this.#grantCalls.result(name, record, vcpu);
+      case 'set_version':
+        return this.#grantCalls.setVersionResult(record, result);
       case 'map_foreign':
       case 'populate_physmap':
       case 'increase_reservation':
@@ -380,7 +392,6 @@ export class Hypervisor {
       case 'setup_table':
       case 'query_size':
       case 'get_status_frames':
-      case 'set_version':
       case 'get_version':
         return this.#grantCalls.single(op);
       default:

@@ -7,20 +7,20 @@ import {
   getVersion,
   querySize,
   REPLACES,
+  SetVersionScratch,
   setupTable,
-  setVersion,
   statusFrames,
   swapEntries,
 } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Mfn, Wide } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Pending } from '../../machine/pending.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
 import { batchResults, placeBatch } from './grant-batch.ts';
-import type { GrantBatchOp, GrantOp, GrantSingleOp } from './grant-op.ts';
+import type { GrantBatchOp, GrantOp, GrantSingleOp, SetVersionOp } from './grant-op.ts';
 import type { OpResult } from './op.ts';
 import { domainWord, type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
 
@@ -88,7 +88,6 @@ export class GrantCalls {
         return this.#each(op, ({ a, b }) => swapEntries(this.#context, domain, word32(a, 'a'), word32(b, 'b')));
       case 'cache_flush':
         return this.#cacheFlush(op, domain);
-      case 'set_version':
       case 'get_version':
         return op.argument && op.argument !== 'mapped' ? { result: Errno.EFAULT } : this.#version(op, domain);
       default:
@@ -155,13 +154,31 @@ export class GrantCalls {
     return { result: done.result !== 0 ? done.result : result };
   }
 
-  #version(op: Extract<GrantSingleOp, { op: 'set_version' | 'get_version' }>, domain: Domid): OpResult {
-    if (op.op === 'get_version') {
-      const version = getVersion(this.#context, domain, domainWord(op.target));
-      return version < 0 ? { result: version } : { result: 0, version };
-    }
-    const result = setVersion(this.#context, domain, word32(op.version, 'version'), op.allocate ?? []);
-    return { result, version: this.#parts.grants.version(domain) };
+  #version(op: Extract<GrantSingleOp, { op: 'get_version' }>, domain: Domid): OpResult {
+    const version = getVersion(this.#context, domain, domainWord(op.target));
+    return version < 0 ? { result: version } : { result: 0, version };
+  }
+
+  placeSetVersion(op: SetVersionOp, vcpu: Vcpu): Vcpu | OpResult {
+    if (!this.#domain(op.domain)) return { result: Errno.ESRCH };
+    const { pending } = this.#parts;
+    const version = word32(op.version, 'version');
+    const asked = (op.allocate ?? []).map((frame) => word32(frame, 'allocate'));
+    const words = pending.elementsMax * ARGUMENT_WORDS;
+    if (asked.length > words) throw new RangeError(`allocate: expected at most ${words} frames (option batchMax)`);
+    if (op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
+    const count = Math.ceil(asked.length / ARGUMENT_WORDS);
+    const record = pending.open(vcpu, vcpuOpCode(op.op), op.domain, count);
+    record[SetVersionScratch.version] = version;
+    record[SetVersionScratch.asked] = asked.length;
+    record.fill(0, ARGUMENTS, ARGUMENTS + count * ARGUMENT_WORDS);
+    record.set(asked, ARGUMENTS);
+    return vcpu;
+  }
+
+  /** The version in force is told whether it was changed or not. */
+  setVersionResult(record: Uint32Array, result: number): OpResult {
+    return { result, version: this.#parts.grants.version(record[Pending.domain] as Domid) };
   }
 
   #table(
