@@ -119,13 +119,23 @@ export class GrantTables {
     return this.grow(domain, Math.max(1, limits.allocate?.length ?? 1), limits.allocate);
   }
 
-  /** The domain's table is no more; its frames are the caller's to free. Nobody may use an entry any longer. */
+  /**
+   * The domain's table is no more; its frames are the caller's to free. A mapper whose PTE was overwritten may have a
+   * handle of it all the same: that is of nobody from now on, whoever gets the id next.
+   */
   destroy(domain: Domid): void {
-    const { record, frames, statuses, maptrack } = this.#tables[domain]!;
-    for (let index = 0; index < this.frameCount(domain); index += 1) this.#heap.write(frames + index, 0);
-    for (let index = 0; index < this.statusFrameCount(domain); index += 1) this.#heap.write(statuses + index, 0);
-    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
+    const { record, frames, statuses, maptrack, active } = this.#tables[domain]!;
+    for (const other of this.#tables) other.maptrack.orphan(domain);
+    this.#clear(active, this.framesMax(domain) << (entriesShift(1) + ACTIVE_SHIFT));
+    this.#clear(this.#count(domain, 0 as Mfn), this.#frames.frames * 2);
+    this.#clear(frames, this.frameCount(domain));
+    this.#clear(statuses, this.statusFrameCount(domain));
+    this.#clear(record, RECORD_WORDS);
     maptrack.clear();
+  }
+
+  #clear(first: number, words: number): void {
+    for (let at = first; at < first + words; at += 1) if (this.#heap.words[at] !== 0) this.#heap.write(at, 0);
   }
 
   #record(domain: Domid, word: number): number {
