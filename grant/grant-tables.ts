@@ -14,6 +14,7 @@ import {
   hasWritePins,
   pinsUnderflow,
   STATUS_PER_FRAME_SHIFT,
+  statusFramesOf,
 } from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';
 
@@ -119,10 +120,8 @@ export class GrantTables {
     return this.grow(domain, Math.max(1, limits.allocate?.length ?? 1), limits.allocate);
   }
 
-  /**
-   * The domain's table is no more; its frames are the caller's to free. A mapper whose PTE was overwritten may have a
-   * handle of it all the same: that is of nobody from now on, whoever gets the id next.
-   */
+  // A mapper whose PTE was overwritten may still have a handle: it is of nobody from now on, whoever gets the id next.
+  /** The domain's table is no more; its frames are the caller's to free. */
   destroy(domain: Domid): void {
     const { record, frames, statuses, maptrack, active } = this.#tables[domain]!;
     for (const other of this.#tables) other.maptrack.orphan(domain);
@@ -446,9 +445,4 @@ export class GrantTables {
     if (count < 0) throw new HypervisorBug('M3', `domain ${mapper}, frame ${frame}: fewer than no handles`);
     this.#heap.write(address, count);
   }
-}
-
-/** Status frames that a number of shared frames of version 2 needs. */
-function statusFramesOf(frames: number): number {
-  return Math.ceil((frames << entriesShift(2)) / (1 << STATUS_PER_FRAME_SHIFT));
 }

@@ -103,8 +103,14 @@ function placeCopyElements(record: Uint32Array, elements: readonly CopyElementIn
 
 function placeEnd(record: Uint32Array, at: number, end: CopyEnd, name: string): void {
   if (typeof end !== 'object' || end === null) throw new TypeError(`copy: ${name}: expected an object`);
-  placeWide(record, at + CopyEndWords.low, end.ref ?? end.frame, name);
-  record[at + CopyEndWords.domainAndOffset] = (domainWord(end.domain) | (half(end.offset, 'offset') << 16)) >>> 0;
+  if ((end.ref === undefined) === (end.frame === undefined))
+    throw new TypeError(`copy: ${name}: expected one of ref and frame`);
+  if (end.frame === undefined) {
+    record[at + CopyEndWords.low] = word32(end.ref!, `${name}.ref`);
+    record[at + CopyEndWords.high] = 0;
+  } else placeWide(record, at + CopyEndWords.low, end.frame, `${name}.frame`);
+  record[at + CopyEndWords.domainAndOffset] =
+    (domainWord(end.domain) | (half(end.offset, `${name}.offset`) << 16)) >>> 0;
 }
 
 function placeTransferElements(record: Uint32Array, elements: readonly TransferElementInput[]): void {
@@ -112,6 +118,7 @@ function placeTransferElements(record: Uint32Array, elements: readonly TransferE
   for (let index = 0; index < elements.length; index += 1) {
     const { frame, domain, ref } = elementAt(elements, index, 'transfer');
     record.fill(0, at, at + ARGUMENT_WORDS);
+    if (frame === undefined) throw new TypeError('frame: expected the number of a frame');
     placeWide(record, at + TransferElement.frameLow, frame, 'frame');
     record[at + TransferElement.domain] = domainWord(domain);
     record[at + TransferElement.ref] = word32(ref, 'ref');
@@ -134,9 +141,9 @@ function elementAt<T>(elements: readonly T[], index: number, op: string): T {
   return element;
 }
 
-/** The two words of an address; 0 where there is none. */
+/** The two words of an address; 0 where it is left out. */
 function placeWide(record: Uint32Array, at: number, value: Wide | undefined, name: string): void {
-  const given = value ?? 0;
+  const given = value === undefined ? 0 : value;
   record[at] = wideLow(given, name);
   record[at + 1] = wideHigh(given, name);
 }
