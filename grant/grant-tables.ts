@@ -14,6 +14,7 @@ import {
   hasWritePins,
   pinsUnderflow,
   STATUS_PER_FRAME_SHIFT,
+  statusFramesOf,
 } from './layouts.ts';
 import { Maptrack, type MaptrackOrder } from './maptrack.ts';
 
@@ -119,13 +120,21 @@ export class GrantTables {
     return this.grow(domain, Math.max(1, limits.allocate?.length ?? 1), limits.allocate);
   }
 
-  /** The domain's table is no more; its frames are the caller's to free. Nobody may use an entry any longer. */
+  // A mapper whose PTE was overwritten may still have a handle: it is of nobody from now on, whoever gets the id next.
+  /** The domain's table is no more; its frames are the caller's to free. */
   destroy(domain: Domid): void {
-    const { record, frames, statuses, maptrack } = this.#tables[domain]!;
-    for (let index = 0; index < this.frameCount(domain); index += 1) this.#heap.write(frames + index, 0);
-    for (let index = 0; index < this.statusFrameCount(domain); index += 1) this.#heap.write(statuses + index, 0);
-    for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
+    const { record, frames, statuses, maptrack, active } = this.#tables[domain]!;
+    for (const other of this.#tables) other.maptrack.orphan(domain);
+    this.#clear(active, this.framesMax(domain) << (entriesShift(1) + ACTIVE_SHIFT));
+    this.#clear(this.#count(domain, 0 as Mfn), this.#frames.frames * 2);
+    this.#clear(frames, this.frameCount(domain));
+    this.#clear(statuses, this.statusFrameCount(domain));
+    this.#clear(record, RECORD_WORDS);
     maptrack.clear();
+  }
+
+  #clear(first: number, words: number): void {
+    for (let at = first; at < first + words; at += 1) if (this.#heap.words[at] !== 0) this.#heap.write(at, 0);
   }
 
   #record(domain: Domid, word: number): number {
@@ -173,8 +182,28 @@ export class GrantTables {
    * @returns -ENOMEM when memory is exhausted, -EINVAL beyond the limit.
    */
   grow(domain: Domid, frames: number, allocate: readonly number[] = []): number {
-    const { record, frames: list } = this.#tables[domain]!;
     if (frames > this.framesMax(domain)) return Errno.EINVAL;
+    return this.#allOrNothing(() => {
+      const grown = this.#growShared(domain, frames, allocate);
+      return grown !== 0 || this.version(domain) === 1 ? grown : this.#growStatus(domain, []);
+    });
+  }
+
+  /** The status frames that a table needs under version 2. -ENOMEM. */
+  addStatusFrames(domain: Domid, allocate: readonly number[]): number {
+    return this.#allOrNothing(() => this.#growStatus(domain, allocate));
+  }
+
+  #allOrNothing(act: () => number): number {
+    const mark = this.#heap.mark();
+    const errno = act();
+    if (errno !== 0) this.#heap.rollback(mark);
+    this.#heap.release(mark);
+    return errno;
+  }
+
+  #growShared(domain: Domid, frames: number, allocate: readonly number[]): number {
+    const { record, frames: list } = this.#tables[domain]!;
     const has = this.frameCount(domain);
     for (let index = has; index < frames; index += 1) {
       const frame = this.#allocateShared(domain, allocate[index - has]);
@@ -182,7 +211,7 @@ export class GrantTables {
       this.#heap.write(list + index, frame);
       this.#heap.write(record + FRAMES, index + 1);
     }
-    return this.version(domain) === 2 ? this.#growStatus(domain, []) : 0;
+    return 0;
   }
 
   /** A page of the hypervisor's that a guest may write. xen: share_xen_page_with_guest. */
@@ -204,14 +233,9 @@ export class GrantTables {
     return 0;
   }
 
-  /** Puts a version in force; status frames come with version 2. The entries are the caller's. -ENOMEM. */
-  setVersion(domain: Domid, version: 1 | 2, allocate: readonly number[]): number {
-    if (version === 2) {
-      const grown = this.#growStatus(domain, allocate);
-      if (grown !== 0) return grown;
-    }
+  /** Puts a version in force. Status frames and entries are the caller's. */
+  setVersion(domain: Domid, version: 1 | 2): void {
     this.#heap.write(this.#tables[domain]!.record + VERSION, version);
-    return 0;
   }
 
   /** The status frames go: their numbers, for the caller to free. */
@@ -440,9 +464,4 @@ export class GrantTables {
     if (count < 0) throw new HypervisorBug('M3', `domain ${mapper}, frame ${frame}: fewer than no handles`);
     this.#heap.write(address, count);
   }
-}
-
-/** Status frames that a number of shared frames of version 2 needs. */
-function statusFramesOf(frames: number): number {
-  return Math.ceil((frames << entriesShift(2)) / (1 << STATUS_PER_FRAME_SHIFT));
 }

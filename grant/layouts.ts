@@ -40,6 +40,11 @@ export function entriesShift(version: number): number {
 export const ENTRY_WORDS_SHIFT = 10;
 /** Status words (16 bits, one per ref) of a status frame, as a power of two. */
 export const STATUS_PER_FRAME_SHIFT = 11;
+/** Status frames that a number of shared frames of version 2 needs. */
+export function statusFramesOf(frames: number): number {
+  return Math.ceil((frames << entriesShift(2)) / (1 << STATUS_PER_FRAME_SHIFT));
+}
+
 /** Refs that survive a change of version, and do not hinder it. xen: GNTTAB_NR_RESERVED_ENTRIES. */
 export const RESERVED_ENTRIES = 8;
 

@@ -5,7 +5,7 @@
 import { HypervisorBug } from '../machine/errors.ts';
 import { FreeSet } from '../machine/heap/free-set.ts';
 import type { Heap } from '../machine/heap/heap.ts';
-import type { Domid, MaptrackHandle } from '../machine/ids.ts';
+import { DOMID_INVALID, type Domid, type MaptrackHandle } from '../machine/ids.ts';
 
 const REF = 0;
 const FLAGS = 1;
@@ -93,6 +93,15 @@ export class Maptrack {
 
   domain(handle: MaptrackHandle): Domid {
     return (this.#heap.words[this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU]! & 0xffff) as Domid;
+  }
+
+  /** Live handles on a granter's entries are of nobody any more. */
+  orphan(granter: Domid): void {
+    for (const handle of this.live()) {
+      if (this.domain(handle) !== granter) continue;
+      const at = this.#entries + handle * RECORD_WORDS + DOMAIN_VCPU;
+      this.#heap.write(at, ((this.#heap.words[at]! & 0xffff0000) | DOMID_INVALID) >>> 0);
+    }
   }
 
   /** Forgets every handle, live or free: the domain is no more. */

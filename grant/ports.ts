@@ -43,6 +43,8 @@ export interface PageMoves {
   give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number): void;
   /** A stolen frame that nobody gets goes back to the free ones. */
   discard(vcpu: Vcpu, frame: Mfn): void;
+  /** Takes a page of the hypervisor's from the gfn that a translated domain has it at. False when it is at none. */
+  withdraw(vcpu: Vcpu, domain: Domid, frame: Mfn): boolean;
 }
 
 /** Where host mappings of grants go: PTEs of a PV mapper, p2m entries of an HVM one. */

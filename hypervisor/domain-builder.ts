@@ -33,6 +33,7 @@ export function createDomain(machine: Machine, op: CreateDomain): OpResult {
   const { config, control, parts } = machine;
   check(op, config);
   if (control.root.domains[op.domain]) return { result: Errno.EEXIST };
+  if (op.hardware && control.root.hardwareDomain !== null) return { result: Errno.EEXIST };
   if (op.kind === 'hvm' && (op.frames ?? 0) > config.gfns) return { result: Errno.EINVAL };
   const mark = parts.heap.mark();
   const first = new Builder(machine, op).build();
@@ -49,12 +50,9 @@ export function createDomain(machine: Machine, op: CreateDomain): OpResult {
 }
 
 function check(op: CreateDomain, config: MachineConfig): void {
-  if (!Number.isInteger(op.domain) || op.domain < 0 || op.domain >= config.domains) {
+  if (op.domain >= config.domains) {
     throw new RangeError(`domain ${op.domain}: expected 0 to ${config.domains - 1} (option domains)`);
   }
-  const frames = op.frames ?? 0;
-  if (!Number.isInteger(frames) || frames < 0) throw new RangeError(`frames ${frames}: expected a count`);
-  if (op.kind !== 'pv' && op.kind !== 'hvm') throw new TypeError(`kind ${String(op.kind)}: expected pv or hvm`);
   if (op.sharedTables && !(op.kind === 'hvm' && op.iommu)) {
     throw new TypeError('sharedTables: expected only of an HVM domain with iommu');
   }

@@ -1,12 +1,19 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type GrantContext, stepCopy, stepMapGrantRef, stepTransfer, stepUnmapGrantRef } from '../grant/index.ts';
+import {
+  type GrantContext,
+  stepCopy,
+  stepMapGrantRef,
+  stepSetVersion,
+  stepTransfer,
+  stepUnmapGrantRef,
+} from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
-import { highWord, word32 } from '../machine/wide.ts';
+import { highWord } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type DomainControl } from './control.ts';
 import { DriverAccess } from './device-access.ts';
@@ -16,6 +23,7 @@ import { createDomain } from './domain-builder.ts';
 import { GrantCalls } from './door/grant-calls.ts';
 import { MemoryCalls } from './door/memory-calls.ts';
 import type { Op, OpResult } from './door/op.ts';
+import { checkOp } from './door/op-checks.ts';
 import { isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName, vcpuOpCode } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
 import { P2mType } from './memory/p2m.ts';
@@ -41,6 +49,8 @@ const OKAY: OpResult = Object.freeze({ result: 0 });
 const { done: DONE, blocked: BLOCKED } = Step;
 /** Phase of an operation whose last micro-step is done. */
 const FINISHED = 0xffffffff;
+/** Of one dma_map or dma_unmap. */
+const PAGES_MAX = 2 ** 31;
 
 /** The micro-step of each operation that is not about grants. */
 const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcpu: Vcpu, phase: number) => number>>> = {
@@ -59,6 +69,7 @@ const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcp
   add_to_physmap: stepAddToPhysmap,
   remove_from_physmap: stepRemoveFromPhysmap,
   destroy_domain: stepDestroyDomain,
+  set_version: ({ grants }, vcpu, phase) => stepSetVersion(grants, vcpu, phase),
 };
 const MAP = vcpuOpCode('map_grant_ref');
 const UNMAP = vcpuOpCode('unmap_grant_ref');
@@ -164,8 +175,9 @@ export class Hypervisor {
    * @throws TypeError, RangeError for what is no operation of this machine; HypervisorBug for our own defects.
    */
   step(op: Op): OpResult {
+    checkOp(op, this.config.vcpus);
     if (!isVcpuOp(op)) return this.#single(op);
-    const vcpu = this.begin(op);
+    const vcpu = this.#begin(op);
     if (typeof vcpu !== 'number') return vcpu;
     const code = this.parts.pending.record(vcpu)[Pending.op]!;
     // Nobody comes in between, so the phase need not be kept in the record.
@@ -182,10 +194,13 @@ export class Hypervisor {
    * @returns the virtual CPU, or the result of an operation that was refused before it began.
    */
   begin(op: VcpuOp): Vcpu | OpResult {
+    checkOp(op, this.config.vcpus);
+    if (!isVcpuOp(op)) throw new TypeError(`${(op as Op).op} runs in one piece: expected an operation in micro-steps`);
+    return this.#begin(op);
+  }
+
+  #begin(op: VcpuOp): Vcpu | OpResult {
     const vcpu = (op.vcpu ?? 0) as Vcpu;
-    if (!Number.isInteger(vcpu) || vcpu < 0 || vcpu >= this.config.vcpus) {
-      throw new RangeError(`vcpu ${vcpu}: expected 0 to ${this.config.vcpus - 1}`);
-    }
     if (!this.parts.pending.isIdle(vcpu)) throw new TypeError(`vCPU ${vcpu} is in the middle of an operation`);
     return this.#place(op, vcpu);
   }
@@ -198,6 +213,8 @@ export class Hypervisor {
       case 'copy':
       case 'transfer':
         return this.#grantCalls.place(op, vcpu);
+      case 'set_version':
+        return this.#grantCalls.placeSetVersion(op, vcpu);
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
@@ -248,17 +265,15 @@ export class Hypervisor {
     if (!domain) return { result: Errno.ESRCH };
     // Where the tables follow RAM and grants nobody else decides what a device frame is.
     if (!domain.iommu || domain.deviceTables !== 'empty') return { result: Errno.EOPNOTSUPP };
-    if (!Number.isSafeInteger(op.dfn) || op.dfn < 0)
-      throw new RangeError(`dfn ${op.dfn}: expected a device frame number`);
-    if (!Number.isInteger(op.pages) || op.pages < 0 || op.pages > 2 ** 31)
-      throw new RangeError(`pages ${op.pages}: expected a count`);
-    const frame = op.op === 'dma_map' ? word32(op.frame, 'frame') : 0;
+    if (op.pages > PAGES_MAX) throw new RangeError(`pages ${op.pages}: expected at most ${PAGES_MAX}`);
     const record = this.#open(op.op, vcpu, op.domain, 0);
     record[DmaScratch.dfnLow] = op.dfn;
     record[DmaScratch.dfnHigh] = highWord(op.dfn);
     record[DmaScratch.pages] = op.pages;
-    record[DmaScratch.frame] = frame;
-    if (op.op === 'dma_map') record[DmaScratch.rights] = op.access === 'rw' ? 3 : 1;
+    if (op.op === 'dma_map') {
+      record[DmaScratch.frame] = op.frame;
+      record[DmaScratch.rights] = op.access === 'rw' ? 3 : 1;
+    }
     return vcpu;
   }
 
@@ -315,7 +330,7 @@ export class Hypervisor {
     const record = pending.record(vcpu);
     const name = VCPU_OPS[record[Pending.op]! - 1]!;
     const result = record[Pending.result]! | 0;
-    const outcome = this.#outcome(name, record, result);
+    const outcome = this.#outcome(name, record, vcpu, result);
     // A domain is crashed by its own operation, so what became of it is in the control state.
     const domain = record[Pending.domain]!;
     const after = this.control.root.domains[domain];
@@ -325,14 +340,16 @@ export class Hypervisor {
     return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
   }
 
-  #outcome(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
+  #outcome(name: VcpuOpName, record: Uint32Array, vcpu: Vcpu, result: number): OpResult {
     switch (name) {
       case 'map_grant_ref':
       case 'unmap_grant_ref':
       case 'unmap_and_replace':
       case 'copy':
       case 'transfer':
-        return this.#grantCalls.result(name, record);
+        return this.#grantCalls.result(name, record, vcpu);
+      case 'set_version':
+        return this.#grantCalls.setVersionResult(record, result);
       case 'map_foreign':
       case 'populate_physmap':
       case 'increase_reservation':
@@ -373,18 +390,8 @@ export class Hypervisor {
         if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);
         return { result: Number(unit.step()) };
       }
-      case 'grant_write':
-      case 'grant_table_op':
-      case 'swap_grant_ref':
-      case 'cache_flush':
-      case 'setup_table':
-      case 'query_size':
-      case 'get_status_frames':
-      case 'set_version':
-      case 'get_version':
-        return this.#grantCalls.single(op);
       default:
-        throw new TypeError(`unknown operation ${JSON.stringify((op as { op: unknown }).op)}`);
+        return this.#grantCalls.single(op);
     }
   }
 

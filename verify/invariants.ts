@@ -3,7 +3,7 @@
 import { GNTMAP, hasWritePins, Pin } from '../grant/index.ts';
 import { type Hypervisor, P2mType } from '../hypervisor/index.ts';
 import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
-import { type Domid, type MaptrackHandle, parseSbdf } from '../machine/ids.ts';
+import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, parseSbdf } from '../machine/ids.ts';
 
 /** One way in which a state breaks an invariant. */
 export interface Violation {
@@ -66,9 +66,11 @@ function handlesOf(
 ): { handle: MaptrackHandle; granter: Domid; ref: number; flags: number; frame: Mfn }[] {
   const { grants } = machine.parts;
   const maptrack = grants.maptrack(mapper);
-  return maptrack.live().map((handle) => {
+  return maptrack.live().flatMap((handle) => {
     const [granter, ref] = [maptrack.domain(handle), maptrack.ref(handle)];
-    return { handle, granter, ref, flags: maptrack.flags(handle), frame: grants.activeFrame(granter, ref) };
+    // A handle can outlive its granter, if the mapper has overwritten its PTE. It stands for no use then.
+    if (granter >= DOMID_FIRST_RESERVED) return [];
+    return [{ handle, granter, ref, flags: maptrack.flags(handle), frame: grants.activeFrame(granter, ref) }];
   });
 }
 

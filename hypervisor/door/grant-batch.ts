@@ -1,8 +1,9 @@
 // Batches of grant operations between the door and guest memory: elements in, outcomes out.
 
-import { CopyElement, CopyEndWords, MapElement, TransferElement, UnmapElement } from '../../grant/index.ts';
+import { CopyElement, CopyEndWords, GNTCOPY, MapElement, TransferElement, UnmapElement } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Wide } from '../../machine/frame-number.ts';
+import type { Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type {
@@ -102,8 +103,14 @@ function placeCopyElements(record: Uint32Array, elements: readonly CopyElementIn
 
 function placeEnd(record: Uint32Array, at: number, end: CopyEnd, name: string): void {
   if (typeof end !== 'object' || end === null) throw new TypeError(`copy: ${name}: expected an object`);
-  placeWide(record, at + CopyEndWords.low, end.ref ?? end.frame, name);
-  record[at + CopyEndWords.domainAndOffset] = (domainWord(end.domain) | (half(end.offset, 'offset') << 16)) >>> 0;
+  if ((end.ref === undefined) === (end.frame === undefined))
+    throw new TypeError(`copy: ${name}: expected one of ref and frame`);
+  if (end.frame === undefined) {
+    record[at + CopyEndWords.low] = word32(end.ref!, `${name}.ref`);
+    record[at + CopyEndWords.high] = 0;
+  } else placeWide(record, at + CopyEndWords.low, end.frame, `${name}.frame`);
+  record[at + CopyEndWords.domainAndOffset] =
+    (domainWord(end.domain) | (half(end.offset, `${name}.offset`) << 16)) >>> 0;
 }
 
 function placeTransferElements(record: Uint32Array, elements: readonly TransferElementInput[]): void {
@@ -111,6 +118,7 @@ function placeTransferElements(record: Uint32Array, elements: readonly TransferE
   for (let index = 0; index < elements.length; index += 1) {
     const { frame, domain, ref } = elementAt(elements, index, 'transfer');
     record.fill(0, at, at + ARGUMENT_WORDS);
+    if (frame === undefined) throw new TypeError('frame: expected the number of a frame');
     placeWide(record, at + TransferElement.frameLow, frame, 'frame');
     record[at + TransferElement.domain] = domainWord(domain);
     record[at + TransferElement.ref] = word32(ref, 'ref');
@@ -133,9 +141,9 @@ function elementAt<T>(elements: readonly T[], index: number, op: string): T {
   return element;
 }
 
-/** The two words of an address; 0 where there is none. */
+/** The two words of an address; 0 where it is left out. */
 function placeWide(record: Uint32Array, at: number, value: Wide | undefined, name: string): void {
-  const given = value ?? 0;
+  const given = value === undefined ? 0 : value;
   record[at] = wideLow(given, name);
   record[at + 1] = wideHigh(given, name);
 }
@@ -150,7 +158,7 @@ const STATUS_PLACE: Readonly<Record<GrantBatchOp['op'], { readonly word: number;
 };
 
 /** The outcome: elements as far as they were written, and what is left if something more urgent came in between. */
-export function batchResults(name: GrantBatchOp['op'], record: Uint32Array): OpResult {
+export function batchResults(name: GrantBatchOp['op'], record: Uint32Array, vcpu: Vcpu): OpResult {
   const { word, shift } = STATUS_PLACE[name];
   const result = record[RESULT]! | 0;
   const done = record[INDEX]!;
@@ -164,14 +172,15 @@ export function batchResults(name: GrantBatchOp['op'], record: Uint32Array): OpR
     } else elements.push({ status });
   }
   if (result !== Errno.ERESTART) return { result, elements };
-  return { result, elements, continuation: continuation(name, record, done) };
+  return { result, elements, continuation: continuation(name, record, vcpu, done) };
 }
 
 /** The call on the elements that are left, from guest memory. */
-function continuation(name: GrantBatchOp['op'], record: Uint32Array, from: number): GrantBatchOp {
+function continuation(name: GrantBatchOp['op'], record: Uint32Array, vcpu: Vcpu, from: number): GrantBatchOp {
   const left = Array.from({ length: record[COUNT]! - from }, (_, index) => ARGUMENTS + (from + index) * ARGUMENT_WORDS);
   const call = {
     op: name,
+    vcpu,
     domain: record[Pending.domain]!,
     elements: left.map((at) => readElement(name, record, at)),
     ...(record[Pending.unreadable] === 0 ? {} : { unreadableFrom: record[Pending.unreadable]! - 1 - from }),
@@ -182,8 +191,8 @@ function continuation(name: GrantBatchOp['op'], record: Uint32Array, from: numbe
 
 function readElement(name: GrantBatchOp['op'], record: Uint32Array, at: number): unknown {
   const at64 = (word: number) => wide(record[at + word]!, record[at + word + 1]!);
-  const end = (word: number) => ({
-    frame: at64(word),
+  const end = (word: number, byRef: boolean) => ({
+    ...(byRef ? { ref: record[at + word + CopyEndWords.low]! } : { frame: at64(word) }),
     domain: record[at + word + CopyEndWords.domainAndOffset]! & 0xffff,
     offset: record[at + word + CopyEndWords.domainAndOffset]! >>> 16,
   });
@@ -201,8 +210,13 @@ function readElement(name: GrantBatchOp['op'], record: Uint32Array, at: number):
       return { hostAddress: at64(HOST_LOW), newAddress: at64(BUS_LOW), handle: record[at + HANDLE_IN]! };
     case 'copy': {
       const word = record[at + CopyElement.lengthAndFlags]!;
-      const ends = { source: end(CopyElement.source), destination: end(CopyElement.destination) };
-      return { ...ends, length: word & 0xffff, flags: word >>> 16 };
+      const flags = word >>> 16;
+      return {
+        source: end(CopyElement.source, (flags & GNTCOPY.source_gref) !== 0),
+        destination: end(CopyElement.destination, (flags & GNTCOPY.dest_gref) !== 0),
+        length: word & 0xffff,
+        flags,
+      };
     }
     default:
       return {

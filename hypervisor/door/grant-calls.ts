@@ -7,22 +7,22 @@ import {
   getVersion,
   querySize,
   REPLACES,
+  SetVersionScratch,
   setupTable,
-  setVersion,
   statusFrames,
   swapEntries,
 } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Mfn, Wide } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Pending } from '../../machine/pending.ts';
-import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
+import { wideHigh, wideLow } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
 import { batchResults, placeBatch } from './grant-batch.ts';
-import type { GrantBatchOp, GrantOp, GrantSingleOp } from './grant-op.ts';
+import type { GrantBatchOp, GrantOp, GrantSingleOp, SetVersionOp } from './grant-op.ts';
 import type { OpResult } from './op.ts';
-import { domainWord, type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
+import { type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
 
 const ALL_ONES: Wide = '0xffffffffffffffff';
 /** The command is in the low 12 bits; what lies above them is for continuations of cache_flush. */
@@ -47,10 +47,9 @@ export class GrantCalls {
     const { pending } = this.#parts;
     const caller = this.#domain(op.domain);
     if (!caller) return { result: Errno.ESRCH };
-    if (!Array.isArray(op.elements)) throw new TypeError(`${op.op}: expected elements`);
     if (op.elements.length > pending.elementsMax) {
       throw new RangeError(
-        `batch of ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
+        `${op.op}: ${op.elements.length} elements: expected at most ${pending.elementsMax} (option batchMax)`,
       );
     }
     const record = pending.record(vcpu);
@@ -73,8 +72,8 @@ export class GrantCalls {
   }
 
   /** Outcome of a batch: its elements as far as they were written, and what is left of it if it was interrupted. */
-  result(name: VcpuOpName, record: Uint32Array): OpResult {
-    return batchResults(name as GrantBatchOp['op'], record);
+  result(name: VcpuOpName, record: Uint32Array, vcpu: Vcpu): OpResult {
+    return batchResults(name as GrantBatchOp['op'], record, vcpu);
   }
 
   single(op: GrantSingleOp): OpResult {
@@ -85,10 +84,9 @@ export class GrantCalls {
       case 'grant_table_op':
         return { result: this.#enter(op.command, op.count, op.argument ?? 'mapped') };
       case 'swap_grant_ref':
-        return this.#each(op, ({ a, b }) => swapEntries(this.#context, domain, word32(a, 'a'), word32(b, 'b')));
+        return this.#each(op, ({ a, b }) => swapEntries(this.#context, domain, a, b));
       case 'cache_flush':
         return this.#cacheFlush(op, domain);
-      case 'set_version':
       case 'get_version':
         return op.argument && op.argument !== 'mapped' ? { result: Errno.EFAULT } : this.#version(op, domain);
       default:
@@ -99,8 +97,7 @@ export class GrantCalls {
 
   /** What entry says of a call whose argument nobody looks into. */
   #enter(command: number, count: number, argument: 'mapped' | 'unmapped' | 'forbidden'): number {
-    word32(command, 'command');
-    if ((word32(count, 'count') | 0) < 0) return Errno.EINVAL;
+    if ((count | 0) < 0) return Errno.EINVAL;
     const number = command & COMMAND_MASK;
     const kind = this.#commandKind(number);
     if (command !== number && number !== CACHE_FLUSH) return Errno.EINVAL;
@@ -148,32 +145,49 @@ export class GrantCalls {
       if (result === 0) {
         const low = wideLow(address, 'address');
         const high = wideHigh(address, 'address');
-        result = cacheFlush(this.#context, domain, low, high, offset, length, word32(operation, 'operation'));
+        result = cacheFlush(this.#context, domain, low, high, offset, length, operation);
       }
       return 0;
     });
     return { result: done.result !== 0 ? done.result : result };
   }
 
-  #version(op: Extract<GrantSingleOp, { op: 'set_version' | 'get_version' }>, domain: Domid): OpResult {
-    if (op.op === 'get_version') {
-      const version = getVersion(this.#context, domain, domainWord(op.target));
-      return version < 0 ? { result: version } : { result: 0, version };
-    }
-    const result = setVersion(this.#context, domain, word32(op.version, 'version'), op.allocate ?? []);
-    return { result, version: this.#parts.grants.version(domain) };
+  #version(op: Extract<GrantSingleOp, { op: 'get_version' }>, domain: Domid): OpResult {
+    const version = getVersion(this.#context, domain, op.target);
+    return version < 0 ? { result: version } : { result: 0, version };
+  }
+
+  placeSetVersion(op: SetVersionOp, vcpu: Vcpu): Vcpu | OpResult {
+    if (!this.#domain(op.domain)) return { result: Errno.ESRCH };
+    const { pending } = this.#parts;
+    const asked = op.allocate ?? [];
+    const words = pending.elementsMax * ARGUMENT_WORDS;
+    if (asked.length > words) throw new RangeError(`allocate: expected at most ${words} frames (option batchMax)`);
+    if (op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
+    const count = Math.ceil(asked.length / ARGUMENT_WORDS);
+    const record = pending.open(vcpu, vcpuOpCode(op.op), op.domain, count);
+    record[SetVersionScratch.version] = op.version;
+    record[SetVersionScratch.asked] = asked.length;
+    record.fill(0, ARGUMENTS, ARGUMENTS + count * ARGUMENT_WORDS);
+    record.set(asked, ARGUMENTS);
+    return vcpu;
+  }
+
+  /** The version in force is told whether it was changed or not. */
+  setVersionResult(record: Uint32Array, result: number): OpResult {
+    return { result, version: this.#parts.grants.version(record[Pending.domain] as Domid) };
   }
 
   #table(
     op: Extract<GrantSingleOp, { op: 'setup_table' | 'query_size' | 'get_status_frames' }>,
     domain: Domid,
   ): OpResult {
-    const named = domainWord(op.target);
+    const named = op.target;
     if (op.op === 'query_size') {
       const { status, frames, maxFrames } = querySize(this.#context, domain, named);
       return status === 0 ? { result: 0, status, size: { frames, maxFrames } } : { result: 0, status };
     }
-    const count = word32(op.frames, 'frames');
+    const count = op.frames;
     if (op.list === 'forbidden') return { result: Errno.EFAULT };
     const isSetup = op.op === 'setup_table';
     const { status, domain: of } = isSetup
@@ -201,9 +215,8 @@ export class GrantCalls {
     const { grants, frames } = this.#parts;
     const domain = op.domain as Domid;
     const layout = op.layout ?? 1;
-    if (layout !== 1 && layout !== 2) throw new RangeError(`layout ${String(layout)}: expected 1 or 2`);
     const entries = grants.frameCount(domain) * (layout === 1 ? 512 : 256);
-    if (!Number.isInteger(op.ref) || op.ref < 0 || op.ref >= entries) {
+    if (op.ref >= entries) {
       throw new RangeError(`ref ${op.ref}: expected 0 to ${entries - 1}`);
     }
     const frame = grants.sharedFrame(domain, op.ref, layout);
@@ -212,17 +225,16 @@ export class GrantCalls {
     if (layout === 1) frames.writeWord(frame, at + 1, low);
     else if (op.transitive) {
       const rest = frames.readWord(frame, at + 1) & 0xffff0000;
-      frames.writeWord(frame, at + 1, (rest | domainWord(op.transitive.domain)) >>> 0);
-      frames.writeWord(frame, at + 2, word32(op.transitive.ref, 'transitive.ref'));
+      frames.writeWord(frame, at + 1, (rest | op.transitive.domain) >>> 0);
+      frames.writeWord(frame, at + 2, op.transitive.ref);
     } else {
       if (op.subPage) {
         const { offset, length } = op.subPage;
-        frames.writeWord(frame, at + 1, (half(offset, 'offset') | (half(length, 'length') << 16)) >>> 0);
+        frames.writeWord(frame, at + 1, (offset | (length << 16)) >>> 0);
       }
       frames.writeEntry(frame, (at + 2) >>> 1, low, wideHigh(op.frame ?? 0, 'frame'));
     }
-    const flags = word32(op.flags, 'flags') & 0xffff;
-    frames.writeWord(frame, at, ((domainWord(op.grantee) << 16) | flags) >>> 0);
+    frames.writeWord(frame, at, ((op.grantee << 16) | op.flags) >>> 0);
     return { result: 0 };
   }
 }
@@ -245,12 +257,6 @@ const COMMANDS: readonly CommandKind[] = [
   'batch',
   'batch',
 ];
-
-function half(value: number, name: string): number {
-  if (!Number.isInteger(value) || value < 0 || value > 0xffff)
-    throw new TypeError(`${name} ${value}: expected 16 bits`);
-  return value;
-}
 
 /** The call on the elements from `index` on. */
 export function continued(op: GrantOp, index: number): GrantOp {

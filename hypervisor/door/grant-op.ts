@@ -143,8 +143,10 @@ export type GrantBatchOp = Extract<
   GrantOp,
   { op: 'map_grant_ref' | 'unmap_grant_ref' | 'unmap_and_replace' | 'copy' | 'transfer' }
 >;
+/** One on a single structure that does, too. */
+export type SetVersionOp = Extract<GrantOp, { op: 'set_version' }>;
 /** Those that are done at once. */
-export type GrantSingleOp = Exclude<GrantOp, GrantBatchOp>;
+export type GrantSingleOp = Exclude<GrantOp, GrantBatchOp | SetVersionOp>;
 
 /** What an element of a batch came to. Handle and bus address only of a successful map. */
 export interface ElementResult {

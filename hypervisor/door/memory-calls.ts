@@ -5,7 +5,7 @@ import { Errno } from '../../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
 import type { Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
-import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
+import { wideHigh, wideLow } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import { TableScratch } from '../operations/page-tables.ts';
 import { ExtentWords, MapSpace, ReservationScratch } from '../operations/reservation.ts';
@@ -63,9 +63,6 @@ export class MemoryCalls {
       if (!caller.hardware) return { result: Errno.EPERM };
       if (this.#context.domain(op.owner as never) === null) return { result: Errno.ESRCH };
     }
-    if (op.op === 'pin_table' && ![1, 2, 3, 4].includes(op.level)) {
-      throw new RangeError(`level ${String(op.level)}: expected 1 to 4`);
-    }
     const record = this.#open(op, vcpu, 0);
     if ('address' in op) {
       record[TableScratch.addressLow] = wideLow(op.address, 'address');
@@ -75,10 +72,10 @@ export class MemoryCalls {
       record[TableScratch.entryLow] = wideLow(op.entry, 'entry');
       record[TableScratch.entryHigh] = wideHigh(op.entry, 'entry');
     } else if (op.op === 'map_foreign') {
-      record[TableScratch.entryLow] = op.frame === null ? 0 : word32(op.frame, 'frame') + 1;
+      record[TableScratch.entryLow] = op.frame === null ? 0 : op.frame + 1;
       record[TableScratch.entryHigh] = op.writable ? 1 : 0;
       record[TableScratch.owner] = op.owner;
-    } else record[TableScratch.frame] = word32(op.frame, 'frame');
+    } else record[TableScratch.frame] = op.frame;
     if (op.op === 'pin_table') record[TableScratch.level] = op.level;
     return vcpu;
   }
@@ -91,11 +88,10 @@ export class MemoryCalls {
     allocate: readonly number[],
   ): Vcpu | OpResult {
     const { pending } = this.#parts;
-    if (!Array.isArray(numbers)) throw new TypeError(`${op.op}: expected a list of frame numbers`);
     if (numbers.length > pending.elementsMax) {
       throw new RangeError(`${numbers.length} extents: expected at most ${pending.elementsMax} (option batchMax)`);
     }
-    if (!Number.isInteger(order) || order < 0 || order > ORDER_MAX) {
+    if (order > ORDER_MAX) {
       throw new RangeError(`order ${order}: expected 0 to ${ORDER_MAX}`);
     }
     if ('argument' in op && op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
@@ -103,9 +99,9 @@ export class MemoryCalls {
     for (const [index, number] of numbers.entries()) {
       const at = ARGUMENTS + index * ARGUMENT_WORDS;
       record.fill(0, at, at + ARGUMENT_WORDS);
-      record[at + ExtentWords.number] = word32(number, 'frame');
+      record[at + ExtentWords.number] = number;
       const asked = allocate[index];
-      if (asked !== undefined) record[at + ExtentWords.asked] = word32(asked, 'allocate') + 1;
+      if (asked !== undefined) record[at + ExtentWords.asked] = asked + 1;
     }
     this.#open(op, vcpu, numbers.length)[ReservationScratch.order] = order;
     return vcpu;
@@ -116,8 +112,8 @@ export class MemoryCalls {
       throw new RangeError(`space ${String(op.space)}: expected ${MapSpace.grantTable}, the grant table`);
     }
     const record = this.#open(op, vcpu, 0);
-    record[ReservationScratch.gfn] = word32(op.gfn, 'gfn');
-    if (op.op === 'add_to_physmap') record[ReservationScratch.frameIndex] = word32(op.index, 'index');
+    record[ReservationScratch.gfn] = op.gfn;
+    if (op.op === 'add_to_physmap') record[ReservationScratch.frameIndex] = op.index;
     return vcpu;
   }
 
@@ -140,7 +136,7 @@ export class MemoryCalls {
     const bytes = op.fill ? NO_BYTES : hexBytes(op.bytes ?? '', 'bytes');
     const length = op.fill ? checkedFill(op.fill) : bytes.length;
     if (!frames.isMemory(op.frame)) throw new RangeError(`frame ${op.frame}: expected a frame of memory`);
-    if (!Number.isInteger(op.offset) || op.offset < 0 || op.offset + length > PAGE_SIZE) {
+    if (op.offset + length > PAGE_SIZE) {
       throw new RangeError(`offset ${op.offset}: expected ${length} bytes to stay within the page`);
     }
     // Nobody but the hypervisor writes page tables; a test that does is believed.

@@ -117,3 +117,5 @@ export type MemoryOp =
       readonly bytes?: string;
       readonly fill?: { readonly byte: number; readonly length: number };
     };
+
+export type CreateDomainOp = Extract<MemoryOp, { readonly op: 'create_domain' }>;

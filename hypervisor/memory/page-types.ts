@@ -94,20 +94,23 @@ export class PageTypes implements PageReferences {
   }
 
   /**
-   * A reference to a frame, of page and type, as a table of a level: the first validates it, its entries with it.
-   * False, and nothing changed but perhaps the type of an unused frame, when it cannot be one.
+   * A reference to a frame, of page and type, as a table of a level: the first validates it, its entries with it. While
+   * that is done it counts as a table already, so that no entry can give it another use.
+   * False, and nothing changed but perhaps the type of unused frames, when it cannot be one; or when one of those has
+   * just been taken from devices: that must be flushed before anything is validated, so try again then.
    */
   getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
     this.#parts.pvTables.forget();
-    if (!this.beginTable(vcpu, domain, frame, level)) return false;
+    if (!this.beginTable(vcpu, domain, frame, level) || !this.#access.isFlushed(vcpu)) return false;
     const { frames } = this.#parts;
-    if (frames.typeCount(frame) === 0 && !this.#validate(vcpu, domain, frame, level)) {
-      frames.resetType(frame, FrameType.none);
-      return false;
-    }
+    const isFirst = frames.typeCount(frame) === 0;
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
-    return true;
+    if (!isFirst || this.#validate(vcpu, domain, frame, level)) return true;
+    frames.putType(frame);
+    frames.dropReferences(frame, 1, 0);
+    frames.resetType(frame, FrameType.none);
+    return false;
   }
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {

@@ -99,6 +99,12 @@ export class Physmap implements PageMoves {
     this.#pages.drop(vcpu, frame, 1, 0);
   }
 
+  withdraw(vcpu: Vcpu, domain: Domid, frame: Mfn): boolean {
+    if (this.#domain(domain).kind === 'pv') return false;
+    const gfn = this.#parts.p2m.gfnOf(frame);
+    return gfn >= 0 && this.remove(vcpu, domain, gfn as Gfn);
+  }
+
   /**
    * A domain gives a frame back: an HVM one by gfn. It stays while others refer to it. xen: guest_remove_page.
    * @returns false when there is nothing that it could give back.

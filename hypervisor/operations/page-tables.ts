@@ -95,7 +95,10 @@ export function foreignFrame(context: OperationContext, owner: Domid, number: nu
   return frames.isAllocated(frame) && frames.owner(frame) === owner ? frame : -1;
 }
 
-/** pin_table: the frame leaves the devices' reach, that is flushed, and only then it is validated as a table. */
+/**
+ * pin_table: the frame leaves the devices' reach, that is flushed, and only then it is validated as a table; likewise
+ * each of the tables below it.
+ */
 export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: number): number {
   const record = context.parts.pending.record(vcpu);
   const { frames } = context.parts;
@@ -108,8 +111,10 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.validate);
     case Phase.validate:
-      if (frames.isPinned(frame) || !context.pages.getTable(vcpu, domain, frame, level))
-        return end(record, Errno.EINVAL);
+      if (frames.isPinned(frame)) return end(record, Errno.EINVAL);
+      if (!context.pages.getTable(vcpu, domain, frame, level)) {
+        return context.access.isFlushed(vcpu) ? end(record, Errno.EINVAL) : Phase.flush;
+      }
       frames.setPinned(frame, true);
       return Phase.end;
     default:

@@ -1,0 +1,94 @@
+// What a field of an operation may hold. Each check throws, naming the field: a TypeError for a value of another kind,
+// a RangeError for a number that is too small or too large.
+
+import type { Wide } from '../../machine/frame-number.ts';
+import { parseSbdf } from '../../machine/ids.ts';
+import { wideLow } from '../../machine/wide.ts';
+
+type Check = (value: unknown, name: string) => void;
+
+function shown(value: unknown): string {
+  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+}
+
+/** A whole number from 0 to `max`. */
+function upTo(max: number): Check {
+  return (value, name) => {
+    if (typeof value === 'number' && value >= 0 && value <= max && Number.isInteger(value)) return;
+    const Kind = Number.isInteger(value) ? RangeError : TypeError;
+    throw new Kind(`${name} ${shown(value)}: expected an integer from 0 to ${max}`);
+  };
+}
+
+/** A domain id, as 16-bit fields hold it. */
+export const domid = upTo(0xffff);
+/** A field of 16 bits, of 32, and a number of something. */
+export const half = upTo(0xffff);
+export const word = upTo(0xffffffff);
+export const index = upTo(Number.MAX_SAFE_INTEGER);
+
+export const wide: Check = (value, name) => {
+  wideLow(value as Wide, name);
+};
+
+export const flag: Check = (value, name) => {
+  if (typeof value !== 'boolean') throw new TypeError(`${name} ${shown(value)}: expected true or false`);
+};
+
+export function oneOf(...allowed: readonly (string | number)[]): Check {
+  return (value, name) => {
+    if (allowed.includes(value as string | number)) return;
+    const Kind = typeof value === 'number' && typeof allowed[0] === 'number' ? RangeError : TypeError;
+    throw new Kind(`${name} ${shown(value)}: expected ${allowed.join(' or ')}`);
+  };
+}
+
+/** Where an argument lies. */
+export const place = oneOf('mapped', 'unmapped', 'forbidden');
+
+export const device: Check = (value, name) => {
+  if (typeof value !== 'string') throw new TypeError(`${name} ${shown(value)}: expected a PCI address`);
+  try {
+    parseSbdf(value);
+  } catch (error) {
+    throw new RangeError(`${name}: ${(error as Error).message}`);
+  }
+};
+
+export const text: Check = (value, name) => {
+  if (typeof value !== 'string') throw new TypeError(`${name} ${shown(value)}: expected a string`);
+};
+
+export const object: Check = (value, name) => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new TypeError(`${name} ${shown(value)}: expected an object`);
+};
+
+export const list: Check = (value, name) => {
+  if (!Array.isArray(value)) throw new TypeError(`${name} ${shown(value)}: expected a list`);
+};
+
+/** A list whose items all pass a check; they are named by their place. */
+export function listOf(check: Check): Check {
+  return (value, name) => {
+    list(value, name);
+    for (const [at, item] of (value as readonly unknown[]).entries()) check(item, `${name}[${at}]`);
+  };
+}
+
+/** A list of as many items as there are checks, each its own. */
+export function tuple(...checks: readonly Check[]): Check {
+  return (value, name) => {
+    list(value, name);
+    const items = value as readonly unknown[];
+    if (items.length !== checks.length) throw new TypeError(`${name}: expected ${checks.length} items`);
+    for (const [at, check] of checks.entries()) check(items[at], `${name}[${at}]`);
+  };
+}
+
+/** What may be left out. */
+export function optional(check: Check): Check {
+  return (value, name) => {
+    if (value !== undefined) check(value, name);
+  };
+}
