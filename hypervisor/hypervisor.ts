@@ -18,7 +18,6 @@ import { MemoryCalls } from './door/memory-calls.ts';
 import type { Op, OpResult } from './door/op.ts';
 import { isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName, vcpuOpCode } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
-import { P2mType } from './memory/p2m.ts';
 import { PageTypes } from './memory/page-types.ts';
 import { Physmap } from './memory/physmap.ts';
 import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
@@ -141,13 +140,11 @@ export class Hypervisor {
     });
   }
 
-  /** xen: get_paged_frame. A PV granter names machine frames, which must be its own; an HVM one its gfns, plain RAM. */
+  /** xen: get_paged_frame. The granter's own frame: a PV domain names it by its number, an HVM one by a gfn. */
   #grantedFrame(granter: Domid, low: number, high: number): number {
-    const { frames, p2m } = this.parts;
+    const { frames } = this.parts;
     if (high !== 0) return -1;
-    if (this.#domain(granter).kind === 'hvm') {
-      return p2m.type(granter, low as Gfn) === P2mType.ram ? p2m.frame(granter, low as Gfn) : -1;
-    }
+    if (this.#domain(granter).kind === 'hvm') return this.context.physmap.ownFrame(granter, low as Gfn);
     return frames.isAllocated(low) && frames.owner(low as Mfn) === granter ? low : -1;
   }
 
