@@ -169,10 +169,15 @@ export class GrantTables {
 
   /**
    * Lets a domain have `frames` shared frames at least, and the status frames that go with them.
-   * @param allocate machine frames to take, in order; the lowest free ones after them.
+   * @param allocate machine frames to take, in order; the lowest free ones after them. Likewise for status frames.
    * @returns -ENOMEM when memory is exhausted, -EINVAL beyond the limit.
    */
-  grow(domain: Domid, frames: number, allocate: readonly number[] = []): number {
+  grow(
+    domain: Domid,
+    frames: number,
+    allocate: readonly number[] = [],
+    allocateStatus: readonly number[] = [],
+  ): number {
     const { record, frames: list } = this.#tables[domain]!;
     if (frames > this.framesMax(domain)) return Errno.EINVAL;
     const has = this.frameCount(domain);
@@ -182,7 +187,7 @@ export class GrantTables {
       this.#heap.write(list + index, frame);
       this.#heap.write(record + FRAMES, index + 1);
     }
-    return this.version(domain) === 2 ? this.#growStatus(domain, []) : 0;
+    return this.version(domain) === 2 ? this.#growStatus(domain, allocateStatus) : 0;
   }
 
   /** A page of the hypervisor's that a guest may write. xen: share_xen_page_with_guest. */

@@ -26,11 +26,11 @@ export type { GrantContext, GrantOptions } from './operations/context.ts';
 export { stepCopy } from './operations/copy.ts';
 export { completeAll, flushThen } from './operations/flush-steps.ts';
 export { stepMapGrantRef } from './operations/map-grant-ref.ts';
+export { stepSetVersion, VersionScratch } from './operations/set-version.ts';
 export {
   getVersion,
   querySize,
   setupTable,
-  setVersion,
   statusFrames,
   swapEntries,
 } from './operations/table-calls.ts';

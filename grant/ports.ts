@@ -38,6 +38,11 @@ export interface PageMoves {
   hasRoom(domain: Domid): boolean;
   /** Gives a stolen frame to a domain; an HVM one sees it at the gfn. */
   give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number): void;
+  /**
+   * Takes a page of the hypervisor's from a translated domain's gfn map, if it is there. False without memory for the
+   * tables of devices.
+   */
+  unhook(vcpu: Vcpu, domain: Domid, frame: Mfn): boolean;
   /** A stolen frame that nobody gets goes back to the free ones. */
   discard(vcpu: Vcpu, frame: Mfn): void;
 }

@@ -1,7 +1,14 @@
 // The machine and its one door. `step(op)` does an operation from end to end; `begin`, `microStep` and `hardware` do
 // the same in pieces, so that others can come in between.
 
-import { type GrantContext, stepCopy, stepMapGrantRef, stepTransfer, stepUnmapGrantRef } from '../grant/index.ts';
+import {
+  type GrantContext,
+  stepCopy,
+  stepMapGrantRef,
+  stepSetVersion,
+  stepTransfer,
+  stepUnmapGrantRef,
+} from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
@@ -64,6 +71,7 @@ const UNMAP = vcpuOpCode('unmap_grant_ref');
 const REPLACE = vcpuOpCode('unmap_and_replace');
 const COPY = vcpuOpCode('copy');
 const TRANSFER = vcpuOpCode('transfer');
+const SET_VERSION = vcpuOpCode('set_version');
 const STEP_OF = VCPU_OPS.map((name) => STEPS[name] ?? null);
 
 export class Hypervisor {
@@ -195,6 +203,8 @@ export class Hypervisor {
       case 'copy':
       case 'transfer':
         return this.#grantCalls.place(op, vcpu);
+      case 'set_version':
+        return this.#grantCalls.placeVersion(op, vcpu);
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
@@ -291,6 +301,8 @@ export class Hypervisor {
         return stepCopy(this.#grants, vcpu, phase);
       case TRANSFER:
         return stepTransfer(this.#grants, vcpu, phase);
+      case SET_VERSION:
+        return stepSetVersion(this.#grants, vcpu, phase);
       default:
         return STEP_OF[code - 1]!(this.context, vcpu, phase);
     }
@@ -330,6 +342,8 @@ export class Hypervisor {
       case 'copy':
       case 'transfer':
         return this.#grantCalls.result(name, record);
+      case 'set_version':
+        return this.#grantCalls.versionResult(record, result);
       case 'map_foreign':
       case 'populate_physmap':
       case 'increase_reservation':
@@ -377,7 +391,6 @@ export class Hypervisor {
       case 'setup_table':
       case 'query_size':
       case 'get_status_frames':
-      case 'set_version':
       case 'get_version':
         return this.#grantCalls.single(op);
       default:

@@ -1,14 +1,10 @@
 // Hypercalls about a grant table as a whole, each done in one step under its lock: setup_table, query_size,
-// get_status_frames, get_version, set_version; and swap_grant_ref, element by element. xen: common/grant_table.c.
+// get_status_frames, get_version; and swap_grant_ref, element by element. xen: common/grant_table.c.
 
 import { Errno } from '../../machine/errno.ts';
 import { DOMID_FIRST_RESERVED, DOMID_SELF, type Domid } from '../../machine/ids.ts';
-import { GTF, RESERVED_ENTRIES } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
-
-const { permit_access: PERMIT_ACCESS, transitive: TRANSITIVE, type_mask: TYPE } = GTF;
-const USAGE = GTF.reading | GTF.writing;
 
 /** The domain that a hypercall means: its own, or another's table, which takes a privilege. */
 function target(context: GrantContext, caller: Domid, named: number): Domid | GrantStatus {
@@ -25,13 +21,14 @@ export function setupTable(
   named: number,
   frames: number,
   allocate: readonly number[],
+  allocateStatus: readonly number[],
 ): { readonly status: GrantStatus; readonly domain: Domid } {
   const found = target(context, caller, named);
   if (found < 0) return { status: found as GrantStatus, domain: caller };
   const domain = found as Domid;
   const { tables } = context;
   if (frames > tables.framesMax(domain)) return { status: GrantStatus.general_error, domain };
-  const grown = tables.grow(domain, frames, allocate);
+  const grown = tables.grow(domain, frames, allocate, allocateStatus);
   return { status: grown === 0 ? GrantStatus.okay : GrantStatus.general_error, domain };
 }
 
@@ -68,78 +65,6 @@ export function getVersion(context: GrantContext, caller: Domid, named: number):
   if (found === GrantStatus.bad_domain) return Errno.ESRCH;
   if (found === GrantStatus.permission_denied) return Errno.EPERM;
   return context.tables.version(found as Domid);
-}
-
-/**
- * Changes the version of a domain's own table: entries go, but for the reserved ones, which change their layout.
- * @returns 0 or a negative errno. xen: gnttab_set_version; the numbers are its order of checks.
- */
-export function setVersion(context: GrantContext, domain: Domid, version: number, allocate: readonly number[]): number {
-  const { tables } = context;
-  if (version !== 1 && version !== 2) return Errno.EINVAL;
-  if (version === 2 && tables.versionMax(domain) < 2) return Errno.ENOSYS;
-  if (version === tables.version(domain)) return 0;
-  // 5
-  for (let ref = RESERVED_ENTRIES; ref < tables.entries(domain); ref += 1) {
-    if (tables.pins(domain, ref) !== 0) return Errno.EBUSY;
-  }
-  const refused = version === 1 ? cannotGoBack(context, domain) : 0;
-  if (refused !== 0) return refused;
-  const kept = Array.from({ length: RESERVED_ENTRIES }, (_, ref) => reservedEntry(context, domain, ref));
-  const frameCount = tables.frameCount(domain);
-  for (let index = 0; index < frameCount; index += 1) context.frames.clearContents(tables.frame(domain, index));
-  if (version === 1) {
-    for (const frame of tables.takeStatusFrames(domain)) {
-      context.frames.dropReferences(frame, 1, 1);
-      context.frames.free(frame);
-    }
-  }
-  const grown = tables.setVersion(domain, version, allocate);
-  for (const [ref, entry] of kept.entries()) writeReserved(context, domain, ref, version, entry);
-  return grown;
-}
-
-/** 7 to 9: what keeps version 2 in force. */
-function cannotGoBack(context: GrantContext, domain: Domid): number {
-  const { tables } = context;
-  if (tables.hasV2Uses(domain)) return Errno.EAGAIN;
-  for (let ref = 0; ref < RESERVED_ENTRIES; ref += 1) {
-    const type = tables.sharedFlags(domain, ref) & TYPE;
-    if (type === TRANSITIVE) return Errno.ERANGE;
-    if (type === PERMIT_ACCESS && tables.shared(domain, ref, 3) !== 0) return Errno.ERANGE;
-  }
-  for (let index = 0; index < tables.statusFrameCount(domain); index += 1) {
-    if (context.frames.references(tables.statusFrame(domain, index)) > 1) return Errno.EBUSY;
-  }
-  return 0;
-}
-
-interface ReservedEntry {
-  readonly word: number;
-  readonly frame: number;
-  readonly usage: number;
-}
-
-function reservedEntry({ tables }: GrantContext, domain: Domid, ref: number): ReservedEntry {
-  return {
-    word: tables.sharedFlags(domain, ref),
-    frame: tables.sharedGfn(domain, ref),
-    usage: tables.usage(domain, ref),
-  };
-}
-
-/** The usage bits move between flags and status word. An entry that grants nothing does not go back to version 1. */
-function writeReserved(context: GrantContext, domain: Domid, ref: number, version: number, entry: ReservedEntry): void {
-  const { tables } = context;
-  if (version === 2) {
-    tables.writeShared(domain, ref, 0, (entry.word & ~USAGE) >>> 0);
-    tables.writeShared(domain, ref, 2, entry.frame);
-    tables.markUsage(domain, ref, entry.word & USAGE);
-    return;
-  }
-  if ((entry.word & TYPE) !== PERMIT_ACCESS) return;
-  tables.writeShared(domain, ref, 0, (entry.word | entry.usage) >>> 0);
-  tables.writeShared(domain, ref, 1, entry.frame);
 }
 
 /** Exchanges two entries that are not in use. xen: gnttab_swap_grant_ref. */

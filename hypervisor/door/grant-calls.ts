@@ -8,19 +8,19 @@ import {
   querySize,
   REPLACES,
   setupTable,
-  setVersion,
   statusFrames,
   swapEntries,
+  VersionScratch,
 } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Mfn, Wide } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import { Pending } from '../../machine/pending.ts';
+import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wideHigh, wideLow, word32 } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
 import { batchResults, placeBatch } from './grant-batch.ts';
-import type { GrantBatchOp, GrantOp, GrantSingleOp } from './grant-op.ts';
+import type { GrantBatchOp, GrantOp, GrantSingleOp, SetVersionOp } from './grant-op.ts';
 import type { OpResult } from './op.ts';
 import { domainWord, type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
 
@@ -65,11 +65,32 @@ export class GrantCalls {
     return vcpu;
   }
 
+  placeVersion(op: SetVersionOp, vcpu: Vcpu): Vcpu | OpResult {
+    const { pending } = this.#parts;
+    if (!this.#domain(op.domain)) return { result: Errno.ESRCH };
+    if (op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
+    const { allocate = [] } = op;
+    const elements = Math.ceil(allocate.length / ARGUMENT_WORDS);
+    if (elements > pending.elementsMax) throw new RangeError(`allocate: ${allocate.length} frames are too many`);
+    const version = word32(op.version, 'version');
+    const record = pending.open(vcpu, vcpuOpCode(op.op), op.domain, elements);
+    record[VersionScratch.version] = version;
+    record[VersionScratch.allocate] = allocate.length;
+    record.fill(0, ARGUMENTS, ARGUMENTS + elements * ARGUMENT_WORDS);
+    for (const [index, frame] of allocate.entries()) record[ARGUMENTS + index] = frame;
+    return vcpu;
+  }
+
   #refused(op: GrantBatchOp, caller: DomainControl): number {
     if (isAbsent(caller, op.op)) return Errno.ENOSYS;
     if (op.argument === 'forbidden') return Errno.EFAULT;
     if (op.op === 'transfer' && !this.#context.options.transfer) return Errno.EOPNOTSUPP;
     return 0;
+  }
+
+  /** Outcome of a change of version: what is in force now. */
+  versionResult(record: Uint32Array, result: number): OpResult {
+    return { result, version: this.#parts.grants.version(record[Pending.domain]! as Domid) };
   }
 
   /** Outcome of a batch: its elements as far as they were written, and what is left of it if it was interrupted. */
@@ -91,7 +112,6 @@ export class GrantCalls {
         return this.#each(op, ({ a, b }) => swapEntries(this.#context, domain, word32(a, 'a'), word32(b, 'b')));
       case 'cache_flush':
         return this.#cacheFlush(op, domain);
-      case 'set_version':
       case 'get_version':
         return op.argument && op.argument !== 'mapped' ? { result: Errno.EFAULT } : this.#version(op, domain);
       default:
@@ -158,13 +178,9 @@ export class GrantCalls {
     return { result: done.result !== 0 ? done.result : result };
   }
 
-  #version(op: Extract<GrantSingleOp, { op: 'set_version' | 'get_version' }>, domain: Domid): OpResult {
-    if (op.op === 'get_version') {
-      const version = getVersion(this.#context, domain, domainWord(op.target));
-      return version < 0 ? { result: version } : { result: 0, version };
-    }
-    const result = setVersion(this.#context, domain, word32(op.version, 'version'), op.allocate ?? []);
-    return { result, version: this.#parts.grants.version(domain) };
+  #version(op: Extract<GrantSingleOp, { op: 'get_version' }>, domain: Domid): OpResult {
+    const version = getVersion(this.#context, domain, domainWord(op.target));
+    return version < 0 ? { result: version } : { result: 0, version };
   }
 
   #table(
@@ -180,7 +196,7 @@ export class GrantCalls {
     if (op.list === 'forbidden') return { result: Errno.EFAULT };
     const isSetup = op.op === 'setup_table';
     const { status, domain: of } = isSetup
-      ? setupTable(this.#context, domain, named, count, op.allocate ?? [])
+      ? setupTable(this.#context, domain, named, count, op.allocate ?? [], op.allocateStatus ?? [])
       : statusFrames(this.#context, domain, named, count);
     if (status !== 0) return { result: 0, status };
     if (op.list === 'unmapped' && count > 0) return { result: 0, status: BAD_VIRT_ADDR };

@@ -24,6 +24,7 @@ export const VCPU_OPS = [
   'add_to_physmap',
   'remove_from_physmap',
   'destroy_domain',
+  'set_version',
 ] as const;
 export type VcpuOpName = (typeof VCPU_OPS)[number];
 export type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;

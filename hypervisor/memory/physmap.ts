@@ -105,6 +105,11 @@ export class Physmap implements PageMoves {
     this.populate(vcpu, domain, frame, gfn as Gfn);
   }
 
+  unhook(vcpu: Vcpu, domain: Domid, frame: Mfn): boolean {
+    const gfn = this.#parts.p2m.gfnOf(frame);
+    return gfn < 0 || this.remove(vcpu, domain, gfn as Gfn);
+  }
+
   discard(vcpu: Vcpu, frame: Mfn): void {
     this.#parts.frames.resetType(frame, FrameType.none);
     this.#pages.drop(vcpu, frame, 1, 0);

@@ -139,3 +139,35 @@ describe('a grant frame', () => {
     expect(made.parts.frames.isHeld(frame as never)).toBe(false);
   });
 });
+
+describe('status frames', () => {
+  const STATUS_FRAME = 0x80000000;
+  const withStatus = (machine: Hypervisor) => {
+    machine.step({ op: 'set_version', domain: HVM, version: 2 });
+    const frame = machine.parts.grants.statusFrame(HVM as Domid, 0);
+    machine.step({ op: 'add_to_physmap', domain: HVM, space: 1, index: STATUS_FRAME, gfn: WINDOW });
+    expect(frameAt(machine, WINDOW)).toBe(frame);
+    return frame;
+  };
+
+  it('leave the gfn map, and the reach of devices, before version 1 is in force', () => {
+    const made = machine();
+    const frame = withStatus(made);
+    const flushes = made.units[0]!.counter('waits');
+    expect(made.step({ op: 'set_version', domain: HVM, version: 1 })).toEqual({ result: 0, version: 1 });
+    expect(frameAt(made, WINDOW)).toBeNull();
+    expect(made.units[0]!.counter('waits')).toBeGreaterThan(flushes);
+    expect(made.mayTranslate(DEVICE, WINDOW).every(({ rights }) => rights === 0)).toBe(true);
+    expect(made.parts.frames.isAllocated(frame)).toBe(false);
+  });
+
+  it('that others have mapped keep version 2 in force, and the domain is crashed', () => {
+    const made = machine();
+    withStatus(made);
+    made.step({ ...grant(HVM, 1, OTHER, WINDOW), layout: 2 } as Op);
+    expect(mapAt(made, OTHER, WINDOW, HVM, 1).status).toBe(okay);
+    const { result, version, crashed } = made.step({ op: 'set_version', domain: HVM, version: 1 });
+    expect([result, version]).toEqual([Errno.EBUSY, 2]);
+    expect(crashed).toMatchObject([{ domain: HVM }]);
+  });
+});
