@@ -178,14 +178,19 @@ export class GrantTables {
 
   /**
    * Lets a domain have `frames` shared frames at least, and the status frames that go with them.
-   * @param allocate machine frames to take, in order; the lowest free ones after them.
+   * @param allocate machine frames to take, in order; the lowest free ones after them. Likewise for status frames.
    * @returns -ENOMEM when memory is exhausted, -EINVAL beyond the limit.
    */
-  grow(domain: Domid, frames: number, allocate: readonly number[] = []): number {
+  grow(
+    domain: Domid,
+    frames: number,
+    allocate: readonly number[] = [],
+    allocateStatus: readonly number[] = [],
+  ): number {
     if (frames > this.framesMax(domain)) return Errno.EINVAL;
     return this.#allOrNothing(() => {
       const grown = this.#growShared(domain, frames, allocate);
-      return grown !== 0 || this.version(domain) === 1 ? grown : this.#growStatus(domain, []);
+      return grown !== 0 || this.version(domain) === 1 ? grown : this.#growStatus(domain, allocateStatus);
     });
   }
 

@@ -26,7 +26,6 @@ import type { Op, OpResult } from './door/op.ts';
 import { checkOp } from './door/op-checks.ts';
 import { isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName, vcpuOpCode } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
-import { P2mType } from './memory/p2m.ts';
 import { PageTypes } from './memory/page-types.ts';
 import { Physmap } from './memory/physmap.ts';
 import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
@@ -76,6 +75,7 @@ const UNMAP = vcpuOpCode('unmap_grant_ref');
 const REPLACE = vcpuOpCode('unmap_and_replace');
 const COPY = vcpuOpCode('copy');
 const TRANSFER = vcpuOpCode('transfer');
+const SET_VERSION = vcpuOpCode('set_version');
 const STEP_OF = VCPU_OPS.map((name) => STEPS[name] ?? null);
 
 export class Hypervisor {
@@ -152,13 +152,11 @@ export class Hypervisor {
     });
   }
 
-  /** xen: get_paged_frame. A PV granter names machine frames, which must be its own; an HVM one its gfns, plain RAM. */
+  /** xen: get_paged_frame. The granter's own frame: a PV domain names it by its number, an HVM one by a gfn. */
   #grantedFrame(granter: Domid, low: number, high: number): number {
-    const { frames, p2m } = this.parts;
+    const { frames } = this.parts;
     if (high !== 0) return -1;
-    if (this.#domain(granter).kind === 'hvm') {
-      return p2m.type(granter, low as Gfn) === P2mType.ram ? p2m.frame(granter, low as Gfn) : -1;
-    }
+    if (this.#domain(granter).kind === 'hvm') return this.context.physmap.ownFrame(granter, low as Gfn);
     return frames.isAllocated(low) && frames.owner(low as Mfn) === granter ? low : -1;
   }
 
@@ -309,6 +307,8 @@ export class Hypervisor {
         return stepCopy(this.#grants, vcpu, phase);
       case TRANSFER:
         return stepTransfer(this.#grants, vcpu, phase);
+      case SET_VERSION:
+        return stepSetVersion(this.#grants, vcpu, phase);
       default:
         return STEP_OF[code - 1]!(this.context, vcpu, phase);
     }

@@ -21,13 +21,14 @@ export function setupTable(
   named: number,
   frames: number,
   allocate: readonly number[],
+  allocateStatus: readonly number[],
 ): { readonly status: GrantStatus; readonly domain: Domid } {
   const found = target(context, caller, named);
   if (found < 0) return { status: found as GrantStatus, domain: caller };
   const domain = found as Domid;
   const { tables } = context;
   if (frames > tables.framesMax(domain)) return { status: GrantStatus.general_error, domain };
-  const grown = tables.grow(domain, frames, allocate);
+  const grown = tables.grow(domain, frames, allocate, allocateStatus);
   return { status: grown === 0 ? GrantStatus.okay : GrantStatus.general_error, domain };
 }
 

@@ -65,8 +65,8 @@ export class GrantCalls {
   }
 
   #refused(op: GrantBatchOp, caller: DomainControl): number {
+    if (isAbsent(caller, op.op)) return Errno.ENOSYS;
     if (op.argument === 'forbidden') return Errno.EFAULT;
-    if (op.op === 'unmap_and_replace' && caller.kind === 'hvm') return Errno.ENOSYS;
     if (op.op === 'transfer' && !this.#context.options.transfer) return Errno.EOPNOTSUPP;
     return 0;
   }
@@ -78,10 +78,13 @@ export class GrantCalls {
 
   single(op: GrantSingleOp): OpResult {
     if (op.op === 'grant_write') return this.#write(op);
-    if (!this.#domain(op.domain)) return { result: Errno.ESRCH };
+    const caller = this.#domain(op.domain);
+    if (!caller) return { result: Errno.ESRCH };
+    if (isAbsent(caller, op.op)) return { result: Errno.ENOSYS };
     const domain = op.domain as Domid;
     switch (op.op) {
       case 'grant_table_op':
+        if (caller.kind === 'hvm' && HVM_ABSENT.has(COMMAND_NAMES[op.command])) return { result: Errno.ENOSYS };
         return { result: this.#enter(op.command, op.count, op.argument ?? 'mapped') };
       case 'swap_grant_ref':
         return this.#each(op, ({ a, b }) => swapEntries(this.#context, domain, a, b));
@@ -191,7 +194,7 @@ export class GrantCalls {
     if (op.list === 'forbidden') return { result: Errno.EFAULT };
     const isSetup = op.op === 'setup_table';
     const { status, domain: of } = isSetup
-      ? setupTable(this.#context, domain, named, count, op.allocate ?? [])
+      ? setupTable(this.#context, domain, named, count, op.allocate ?? [], op.allocateStatus ?? [])
       : statusFrames(this.#context, domain, named, count);
     if (status !== 0) return { result: 0, status };
     if (op.list === 'unmapped' && count > 0) return { result: 0, status: BAD_VIRT_ADDR };
@@ -241,7 +244,35 @@ export class GrantCalls {
 
 const BAD_VIRT_ADDR = -5;
 const CACHE_FLUSH = 12;
+/** What an HVM domain cannot call, by name, or as what has no name here. xen: hvm_grant_table_op. */
+const HVM_ABSENT: ReadonlySet<string | undefined> = new Set([
+  'unmap_and_replace',
+  'transfer',
+  'get_status_frames',
+  'cache_flush',
+  undefined,
+]);
+
+function isAbsent(caller: DomainControl, operation: string): boolean {
+  return caller.kind === 'hvm' && HVM_ABSENT.has(operation);
+}
+
 /** By number. xen: GNTTABOP_*. */
+const COMMAND_NAMES: readonly (string | undefined)[] = [
+  'map_grant_ref',
+  'unmap_grant_ref',
+  'setup_table',
+  undefined,
+  'transfer',
+  'copy',
+  'query_size',
+  'unmap_and_replace',
+  'set_version',
+  'get_status_frames',
+  'get_version',
+  'swap_grant_ref',
+  'cache_flush',
+];
 const COMMANDS: readonly CommandKind[] = [
   'batch',
   'batch',

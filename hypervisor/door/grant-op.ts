@@ -102,13 +102,15 @@ export type GrantOp =
   | BatchCall<'cache_flush', CacheFlushElementInput>
   /**
    * `frames` of the target's shared table at least, and their numbers. `allocate` names the machine frames that the
-   * hypervisor's allocator gives, in order, where the table grows; the lowest free ones by default.
+   * hypervisor's allocator gives, in order, where the table grows; the lowest free ones by default. `allocateStatus`:
+   * those for the status frames that come with them.
    */
   | (SingleCall<'setup_table'> & {
       readonly target: number;
       readonly frames: number;
       readonly list?: ArgumentPlace;
       readonly allocate?: readonly number[];
+      readonly allocateStatus?: readonly number[];
     })
   | (SingleCall<'query_size'> & { readonly target: number })
   | (SingleCall<'get_status_frames'> & {

@@ -151,6 +151,7 @@ const CHECKS: { readonly [Name in Op['op']]: (op: Of<Name>) => void } = {
     word(op.frames, 'frames');
     optional(place)(op.list, 'list');
     optional(words)(op.allocate, 'allocate');
+    optional(words)(op.allocateStatus, 'allocateStatus');
   },
   query_size: (op) => {
     single(op);

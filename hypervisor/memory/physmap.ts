@@ -50,6 +50,17 @@ export class Physmap implements PageMoves {
     return this.#set(vcpu, domain, gfn, frame, type);
   }
 
+  /**
+   * The frame of the domain's own at a gfn: its RAM, or its RAM as it has mapped it by a grant; -1 where there is none.
+   * xen: get_page_from_gfn.
+   */
+  ownFrame(domain: Domid, gfn: Gfn): Mfn | -1 {
+    const { p2m, frames } = this.#parts;
+    if (p2m.type(domain, gfn) === P2mType.hole) return -1;
+    const frame = p2m.frame(domain, gfn);
+    return frames.isAllocated(frame) && frames.owner(frame) === domain ? frame : -1;
+  }
+
   /** Leaves a hole at a gfn. False, and nothing done, without memory for the tables of devices. */
   remove(vcpu: Vcpu, domain: Domid, gfn: Gfn): boolean {
     return this.#set(vcpu, domain, gfn, 0 as Mfn, P2mType.hole);
@@ -110,14 +121,12 @@ export class Physmap implements PageMoves {
    * @returns false when there is nothing that it could give back.
    */
   giveBack(vcpu: Vcpu, domain: Domid, number: number): boolean {
-    const { frames, p2m } = this.#parts;
+    const { frames } = this.#parts;
     let frame = number as Mfn;
     if (this.#domain(domain).kind === 'hvm') {
-      const gfn = number as Gfn;
-      if (p2m.type(domain, gfn) !== P2mType.ram) return false;
-      frame = p2m.frame(domain, gfn);
-      if (frames.owner(frame) !== domain) return false;
-      if (!this.remove(vcpu, domain, gfn)) return false;
+      const found = this.ownFrame(domain, number as Gfn);
+      if (found < 0 || !this.remove(vcpu, domain, number as Gfn)) return false;
+      frame = found as Mfn;
     } else if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
     if (!frames.isHeld(frame)) return true;
     frames.unhold(frame);

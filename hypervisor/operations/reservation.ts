@@ -124,26 +124,28 @@ function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
     if (grown !== 0) return Errno.EINVAL;
     frame = grants.frame(domain, index);
   }
-  if (p2m.type(domain, gfn) === P2mType.ram && p2m.frame(domain, gfn) !== frame) removeRam(context, vcpu, domain, gfn);
+  if (p2m.type(domain, gfn) !== P2mType.hole && !makeRoom(context, vcpu, domain, gfn)) return Errno.ENXIO;
   return context.physmap.add(vcpu, domain, gfn, frame, P2mType.ram) ? 0 : Errno.EPERM;
 }
 
-/** What was RAM at a gfn goes: a page of the domain's for good, one of the hypervisor's only from here. */
-function removeRam(context: OperationContext, vcpu: Vcpu, domain: Domid, gfn: Gfn): void {
+/**
+ * What is at a gfn goes: a page of the hypervisor's only from here (and be it the one that comes next), one of the
+ * domain's own for good. False when it is neither.
+ */
+function makeRoom(context: OperationContext, vcpu: Vcpu, domain: Domid, gfn: Gfn): boolean {
   const { frames, p2m } = context.parts;
-  if (frames.isXenHeap(p2m.frame(domain, gfn))) context.physmap.remove(vcpu, domain, gfn);
-  else context.physmap.giveBack(vcpu, domain, gfn);
+  if (frames.isXenHeap(p2m.frame(domain, gfn))) return context.physmap.remove(vcpu, domain, gfn);
+  return context.physmap.giveBack(vcpu, domain, gfn);
 }
 
 /** remove_from_physmap. xen: arch/x86/mm.c, XENMEM_remove_from_physmap. */
 export function stepRemoveFromPhysmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
   if (phase !== Phase.page) return after(context, vcpu, phase);
   const record = context.parts.pending.record(vcpu);
-  const { p2m } = context.parts;
   const domain = record[Pending.domain] as Domid;
   const gfn = record[ReservationScratch.gfn] as Gfn;
   if (context.domain(domain)!.kind === 'pv') record[Pending.result] = Errno.EACCES;
-  else if (p2m.type(domain, gfn) !== P2mType.ram) record[Pending.result] = Errno.ENOENT;
+  else if (context.physmap.ownFrame(domain, gfn) < 0) record[Pending.result] = Errno.ENOENT;
   else if (!context.physmap.remove(vcpu, domain, gfn)) record[Pending.result] = Errno.ENOMEM;
   return Phase.end;
 }

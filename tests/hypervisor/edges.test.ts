@@ -253,3 +253,20 @@ describe('an operation in pieces', () => {
     expect(() => machineWith().step({ op: 'map_grant_ref', domain: 0, elements })).toThrow(TypeError);
   });
 });
+
+describe('an HVM domain', () => {
+  it('has neither transfers nor replacements nor lists of status frames', () => {
+    const machine = machineWith();
+    const elements = [{ hostAddress: 0, newAddress: 0, handle: 0 }];
+    const calls = [
+      { op: 'unmap_and_replace', domain: 0, elements },
+      { op: 'transfer', domain: 0, elements: [{ frame: 0, domain: 1, ref: 8 }] },
+      { op: 'get_status_frames', domain: 0, target: 0, frames: 0, list: 'mapped' },
+      { op: 'cache_flush', domain: 0, elements: [] },
+      ...[3, 4, 7, 9, 12, 13].map((command) => ({ op: 'grant_table_op', domain: 0, command, count: 0 }) as const),
+    ] as const;
+    for (const call of calls) expect(machine.step(call).result).toBe(Errno.ENOSYS);
+    expect(machine.step({ op: 'grant_table_op', domain: 0, command: 0, count: 0 }).result).toBe(0);
+    expect(machine.step({ op: 'grant_table_op', domain: 1, command: 7, count: 0 }).result).toBe(0);
+  });
+});

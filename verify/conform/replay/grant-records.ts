@@ -46,22 +46,46 @@ function newFrames(context: ReplayContext, domain: number, frames: readonly stri
   return listedFrames.slice(have).filter((frame) => frame !== null && context.probe.isMemory(frame)) as number[];
 }
 
-/** Status frames of a domain, as they are listed after it has changed to version 2 at `at`. */
-function statusFramesAfter(records: readonly RecordedLine[], at: number, domain: number): readonly string[] {
+/** Machine frames of a domain's status frames from number `have` on, as they are seen after `at`. */
+function statusFramesAfter(context: ReplayContext, at: number, domain: number, have: number): number[] {
+  const { records } = context.recording;
+  const found = context.probe.isHvm(domain)
+    ? statusFramesMapped(records, at, domain)
+    : statusFramesListed(records, at, domain, have).map(frameOf);
+  return found.slice(have);
+}
+
+/** The first list of a PV domain's status frames after `at` that is longer than `have`, before its version changes. */
+function statusFramesListed(records: readonly RecordedLine[], at: number, domain: number, have: number) {
   for (let next = at + 1; next < records.length; next += 1) {
     const record = records[next]!;
-    if (record.o === 'set_version' && record.d === domain) return [];
+    if (record.o === 'set_version' && record.d === domain && record.rc === 0) return [];
     if (record.o !== 'get_status_frames') continue;
     const [element] = record.ops;
-    if (element?.st === 0 && element.nr > 0 && targetOf(record.d, element.dom) === domain) return element.frames;
+    if (element?.st !== 0 || element.nr <= have) continue;
+    if (targetOf(record.d, element.dom) === domain) return element.frames.filter((frame) => frame !== NO_FRAME);
   }
   return [];
 }
 
-const asked = (list: readonly string[]) => {
-  const frames = list.filter((frame) => frame !== NO_FRAME).map(frameOf);
-  return frames.length > 0 ? { allocate: frames } : {};
-};
+/** An HVM domain puts its status frames at gfns, where dom0 finds them. */
+function statusFramesMapped(records: readonly RecordedLine[], at: number, domain: number): number[] {
+  const frames: number[] = [];
+  let awaited: { readonly index: number; readonly gfn: string } | null = null;
+  for (let next = at + 1; next < records.length; next += 1) {
+    const record = records[next]!;
+    if (record.o === 'set_version' && record.d === domain && record.rc === 0) break;
+    if (record.o === 'add_to_physmap' && record.d === domain && record.rc === 0 && record.idx >= STATUS_INDEX) {
+      awaited = { index: record.idx - STATUS_INDEX, gfn: record.gfn };
+    } else if (record.o === 'p2m' && record.d === domain && record.gfn === awaited?.gfn && record.mfn !== null) {
+      if (awaited.index === frames.length) frames.push(frameOf(record.mfn));
+      awaited = null;
+    }
+  }
+  return frames;
+}
+/** xen: XENMAPIDX_grant_table_status. */
+const STATUS_INDEX = 0x80000000;
 
 function copyElement(element: ElementOf<'copy'>): CopyElementInput {
   const { sg, s, sdom, soff, dg, dd, ddom, doff, len, flags } = element;
@@ -171,10 +195,11 @@ export const grantHandlers: Handlers = {
     return { observed: { rc: result, ops: ops.map(() => ({})) } };
   },
 
-  setup_table(context, { d, n, ops }) {
+  setup_table(context, { d, n, ops }, at) {
     const { dom, nr, ptr, frames } = ops[0]!;
     const target = targetOf(d, dom);
-    const have = context.probe.tableFrames(target).shared.length;
+    const { shared, status } = context.probe.tableFrames(target);
+    const have = shared.length;
     const outcome = context.step({
       op: 'setup_table',
       domain: d,
@@ -182,6 +207,7 @@ export const grantHandlers: Handlers = {
       frames: nr,
       list: placeOf(ptr),
       allocate: newFrames(context, target, frames, have),
+      allocateStatus: nr > have && status.length > 0 ? statusFramesAfter(context, at, target, status.length) : [],
       ...(n === 1 ? {} : { count: n }),
     });
     if (context.probe.tableFrames(target).shared.length !== have) context.entries.tablesChanged(target);
@@ -220,8 +246,8 @@ export const grantHandlers: Handlers = {
 
   set_version(context, { d, n, ops }, at) {
     const { req } = ops[0]!;
-    const allocate = req === 2 ? asked(statusFramesAfter(context.recording.records, at, d)) : {};
-    const call: Op = { op: 'set_version', domain: d, version: req, ...allocate };
+    const allocate = req === 2 ? statusFramesAfter(context, at, d, 0) : [];
+    const call: Op = { op: 'set_version', domain: d, version: req, allocate };
     const { result, version } = context.step(n === 1 ? call : { ...call, count: n });
     context.entries.tablesChanged(d);
     return { observed: { rc: result, ops: [{ version: version ?? req }] } };
