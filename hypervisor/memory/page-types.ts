@@ -3,6 +3,7 @@
 // refers to any more goes back to the free ones. xen: arch/x86/mm.c _get_page_type, put_page, cleanup_page_mappings.
 
 import type { DomainView, PageReferences } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../../machine/ids.ts';
@@ -94,18 +95,19 @@ export class PageTypes implements PageReferences {
 
   /**
    * A reference to a frame, of page and type, as a table of a level: the first validates it, its entries with it.
-   * False, and nothing changed but perhaps the type of an unused frame, when it cannot be one.
+   * @returns 0; or an errno, and nothing changed but perhaps the type of an unused frame.
    */
-  getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
-    if (!this.beginTable(vcpu, domain, frame, level)) return false;
+  getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): number {
+    if (!this.beginTable(vcpu, domain, frame, level)) return Errno.EINVAL;
     const { frames } = this.#parts;
-    if (frames.typeCount(frame) === 0 && !this.#validate(vcpu, domain, frame, level)) {
+    const refused = frames.typeCount(frame) === 0 ? this.#validate(vcpu, domain, frame, level) : 0;
+    if (refused !== 0) {
       frames.resetType(frame, FrameType.none);
-      return false;
+      return refused;
     }
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
-    return true;
+    return 0;
   }
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {
@@ -115,14 +117,16 @@ export class PageTypes implements PageReferences {
     this.drop(vcpu, frame, 1, 1);
   }
 
-  #validate(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
-    let refused = -1;
+  #validate(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): number {
+    let errno = 0;
+    let refused = 0;
     this.#eachEntry(frame, level, 512, (low, high, entry) => {
-      if (refused < 0 && !this.getEntry(vcpu, domain, low, high, level)) refused = entry;
+      if (errno !== 0) return;
+      errno = this.getEntry(vcpu, domain, low, high, level);
+      refused = entry;
     });
-    if (refused < 0) return true;
-    this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, low, high, level));
-    return false;
+    if (errno !== 0) this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, low, high, level));
+    return errno;
   }
 
   /** Present entries of a table below `end`, the hypervisor's own aside. */
@@ -135,14 +139,18 @@ export class PageTypes implements PageReferences {
     }
   }
 
-  /** References that an entry holds: to a page of the domain's own, or to a table. xen: get_page_from_l1e. */
-  getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): boolean {
-    if ((low & Pte.present) === 0) return true;
+  /**
+   * References that an entry holds: to a page of the domain's own, or to a table; a privileged domain may name what is
+   * no memory. @returns 0, or an errno. xen: get_page_from_l1e.
+   */
+  getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): number {
+    if ((low & Pte.present) === 0) return 0;
     const { frames } = this.#parts;
     const frame = pteFrame(low, high) as Mfn;
     if (level > 1) return this.getTable(vcpu, domain, frame, level - 1);
-    if (!frames.isAllocated(frame)) return !frames.isMemory(frame) && (this.#view(domain)?.privileged ?? false);
-    return frames.owner(frame) === domain && this.take(vcpu, frame, 1, (low & Pte.writable) === 0 ? 0 : 1);
+    if (!frames.isMemory(frame)) return this.#view(domain)?.privileged ? 0 : Errno.EPERM;
+    const isOwn = frames.isAllocated(frame) && frames.owner(frame) === domain;
+    return isOwn && this.take(vcpu, frame, 1, (low & Pte.writable) === 0 ? 0 : 1) ? 0 : Errno.EBUSY;
   }
 
   /** xen: put_page_from_l1e. A writable mapping of an HVM domain's page holds no reference to its type. */
