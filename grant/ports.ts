@@ -28,6 +28,8 @@ export interface PageReferences {
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
   /** Drops them. A frame without references goes back to the free ones, once nothing cached leads to it. */
   drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): void;
+  /** Frees a page of the hypervisor's that was shared with a guest, and that nobody refers to. */
+  freeShared(vcpu: Vcpu, frame: Mfn): void;
 }
 
 /** Frames that change hands for good. */

@@ -190,6 +190,11 @@ export class FrameTable {
     this.#setFlag(frame, HELD, false);
   }
 
+  /** Whether anybody refers to the frame beside the owner that has not given it back. */
+  isReferred(frame: Mfn): boolean {
+    return this.references(frame) > (this.isHeld(frame) ? 1 : 0);
+  }
+
   isPinned(frame: Mfn): boolean {
     return this.#flag(frame, PINNED);
   }

@@ -79,11 +79,11 @@ function dropStatusFrames(context: GrantContext, vcpu: Vcpu, domain: Domid): num
   for (let index = 0; index < tables.statusFrameCount(domain); index += 1) {
     const frame = tables.statusFrame(domain, index);
     const isUnhooked = !isHvm || ports.moves.unhook(vcpu, domain, frame);
-    if (isUnhooked && context.frames.references(frame) <= 1) continue;
+    if (isUnhooked && !context.frames.isReferred(frame)) continue;
     if (isHvm) context.crash(domain, `status frame ${index} is in use`);
     return isUnhooked ? Errno.EBUSY : Errno.ENOMEM;
   }
-  for (const frame of tables.takeStatusFrames(domain)) ports.pages.drop(vcpu, frame, 1, 1);
+  for (const frame of tables.takeStatusFrames(domain)) ports.pages.freeShared(vcpu, frame);
   return 0;
 }
 

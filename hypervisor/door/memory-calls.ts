@@ -117,7 +117,10 @@ export class MemoryCalls {
     }
     const record = this.#open(op, vcpu, 0);
     record[ReservationScratch.gfn] = word32(op.gfn, 'gfn');
-    if (op.op === 'add_to_physmap') record[ReservationScratch.frameIndex] = word32(op.index, 'index');
+    if (op.op === 'add_to_physmap') {
+      record[ReservationScratch.frameIndex] = word32(op.index, 'index');
+      if (op.allocate !== undefined) record[ReservationScratch.asked] = word32(op.allocate, 'allocate') + 1;
+    }
     return vcpu;
   }
 

@@ -29,7 +29,8 @@ export class PageTypes implements PageReferences {
 
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
     const { frames } = this.#parts;
-    if (!frames.isAllocated(frame)) return false;
+    // A page of the hypervisor's that the guest gave back is there still, but nobody gets it. xen: get_page.
+    if (!frames.isAllocated(frame) || frames.references(frame) === 0) return false;
     if (types !== 0 && frames.type(frame) !== WRITABLE && !this.#retype(vcpu, frame, WRITABLE)) return false;
     return frames.takeReferences(frame, pages, types);
   }
@@ -38,11 +39,21 @@ export class PageTypes implements PageReferences {
     if (this.#parts.frames.dropReferences(frame, pages, types)) this.#release(vcpu, frame);
   }
 
-  /** Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. */
+  /**
+   * Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. A page of the
+   * hypervisor's is freed by it alone.
+   */
   #release(vcpu: Vcpu, frame: Mfn): void {
     const { frames } = this.#parts;
+    if (frames.isXenHeap(frame)) return;
     // What devices cannot be kept from is lost rather than handed out. xen: cleanup_page_mappings.
     if (frames.type(frame) === WRITABLE && this.#isFollowed(frame) && !this.#unmapOwn(vcpu, frame)) return;
+    this.#access.freeFrame(vcpu, frame);
+  }
+
+  freeShared(vcpu: Vcpu, frame: Mfn): void {
+    const { frames } = this.#parts;
+    frames.dropReferences(frame, frames.isHeld(frame) ? 1 : 0, 1);
     this.#access.freeFrame(vcpu, frame);
   }
 

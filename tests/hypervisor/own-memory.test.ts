@@ -1,6 +1,8 @@
-// What PV domains may put into their own page tables. Return values are those of recordings of Xen 4.17.
+// What PV domains may put into their own page tables, and what they give back that is not theirs to free. Return values
+// are those of recordings of Xen 4.17.
 
 import { describe, expect, it } from 'vitest';
+import { GNTMAP, GrantStatus, GTF } from '../../grant/index.ts';
 import { Errno, Hypervisor, PV_WINDOW_BASE } from '../../hypervisor/index.ts';
 import type { Domid } from '../../machine/ids.ts';
 
@@ -40,5 +42,38 @@ describe('an entry of a page table', () => {
       .join('');
     made.step({ op: 'store', frame: table, offset: 8, bytes });
     expect(made.step({ op: 'pin_table', domain: GUEST, frame: table, level: 1 }).result).toBe(Errno.EBUSY);
+  });
+});
+
+describe('a grant frame that its domain gives back', () => {
+  const { okay, bad_page: BAD_PAGE } = GrantStatus;
+
+  it('stays a grant frame, but nobody gets it any more', () => {
+    const made = machine();
+    const frame = made.parts.grants.frame(GUEST as Domid, 0);
+    const grant = {
+      op: 'grant_write',
+      domain: GUEST,
+      ref: 8,
+      grantee: OTHER,
+      flags: GTF.permit_access,
+      frame,
+    } as const;
+    made.step(grant);
+    const map = { flags: GNTMAP.device_map, ref: 8, domain: GUEST };
+    const mapped = made.step({ op: 'map_grant_ref', domain: OTHER, elements: [map] }).elements![0]!;
+    expect(mapped.status).toBe(okay);
+    // While others refer to it, it can be given back over and over.
+    for (const _ of [1, 2]) {
+      expect(made.step({ op: 'decrease_reservation', domain: GUEST, frames: [frame] }).result).toBe(1);
+    }
+    const unmap = { hostAddress: 0, busAddress: frame * 4096, handle: mapped.handle! };
+    made.step({ op: 'unmap_grant_ref', domain: OTHER, elements: [unmap] });
+    expect(made.step({ op: 'decrease_reservation', domain: GUEST, frames: [frame] }).result).toBe(0);
+    made.step(grant);
+    expect(made.step({ op: 'map_grant_ref', domain: OTHER, elements: [map] }).elements![0]!.status).toBe(BAD_PAGE);
+    expect(made.parts.grants.frame(GUEST as Domid, 0)).toBe(frame);
+    expect(made.step({ op: 'destroy_domain', domain: GUEST }).result).toBe(0);
+    expect(made.parts.frames.isAllocated(frame)).toBe(false);
   });
 });
