@@ -31,6 +31,8 @@ export interface PageReferences {
    * there may be something to flush.
    */
   drop(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean;
+  /** Frees a page of the hypervisor's that was shared with a guest, and that nobody refers to. */
+  freeShared(vcpu: Vcpu, frame: Mfn): void;
 }
 
 /** Frames that change hands for good. */

@@ -10,7 +10,6 @@ import {
   stepUnmapGrantRef,
 } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
-import type { Gfn, Mfn } from '../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord } from '../machine/wide.ts';
@@ -125,7 +124,8 @@ export class Hypervisor {
         moves: physmap,
       },
       domain: view,
-      grantedFrame: (granter, low, high) => this.#grantedFrame(granter, low, high),
+      // xen: get_paged_frame.
+      grantedFrame: (granter, low, high) => (high === 0 ? physmap.ownFrame(granter, low) : -1),
       crash,
     };
     access.grants = this.#grants;
@@ -150,14 +150,6 @@ export class Hypervisor {
       crashed.state = 'crashed';
       crashed.reason = reason;
     });
-  }
-
-  /** xen: get_paged_frame. The granter's own frame: a PV domain names it by its number, an HVM one by a gfn. */
-  #grantedFrame(granter: Domid, low: number, high: number): number {
-    const { frames } = this.parts;
-    if (high !== 0) return -1;
-    if (this.#domain(granter).kind === 'hvm') return this.context.physmap.ownFrame(granter, low as Gfn);
-    return frames.isAllocated(low) && frames.owner(low as Mfn) === granter ? low : -1;
   }
 
   get units(): readonly VtdUnit[] {

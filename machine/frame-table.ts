@@ -190,6 +190,11 @@ export class FrameTable {
     this.#setFlag(frame, HELD, false);
   }
 
+  /** Whether anybody refers to the frame beside the owner that has not given it back. */
+  isReferred(frame: Mfn): boolean {
+    return this.references(frame) > (this.isHeld(frame) ? 1 : 0);
+  }
+
   isPinned(frame: Mfn): boolean {
     return this.#flag(frame, PINNED);
   }
@@ -256,14 +261,15 @@ export class FrameTable {
 
   /**
    * Takes `pages` references to a frame that is known to be allocated, and `types` to its writable type. False, and
-   * none taken, when it has another type. xen: get_page, get_page_type.
+   * none taken, when it has another type, or no reference is left of it. xen: get_page, get_page_type.
    */
   takeReferences(frame: Mfn, pages: number, types: number): boolean {
     const { words } = this.#heap;
     const record = this.#records + frame * RECORD_WORDS;
     const word = words[record + TYPE]!;
-    if (types !== 0 && word >>> TYPE_SHIFT !== FrameType.writable) return false;
-    this.#heap.write2(record + REFERENCES, words[record + REFERENCES]! + pages, word + types);
+    const count = words[record + REFERENCES]!;
+    if (count === 0 || (types !== 0 && word >>> TYPE_SHIFT !== FrameType.writable)) return false;
+    this.#heap.write2(record + REFERENCES, count + pages, word + types);
     return true;
   }
 

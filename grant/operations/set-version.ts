@@ -68,13 +68,13 @@ function withdrawStatusFrame(context: GrantContext, vcpu: Vcpu, domain: Domid): 
 function goBack(context: GrantContext, vcpu: Vcpu, domain: Domid): number {
   const { tables, ports } = context;
   for (let index = 0; index < tables.statusFrameCount(domain); index += 1) {
-    if (context.frames.references(tables.statusFrame(domain, index)) === 1) continue;
+    if (!context.frames.isReferred(tables.statusFrame(domain, index))) continue;
     if (context.domain(domain)!.kind === 'hvm') context.crash(domain, `status frame ${index} is in use`);
     return Errno.EBUSY;
   }
   const kept = reservedEntries(context, domain);
   clearEntries(context, domain);
-  for (const frame of tables.takeStatusFrames(domain)) ports.pages.drop(vcpu, frame, 1, 1);
+  for (const frame of tables.takeStatusFrames(domain)) ports.pages.freeShared(vcpu, frame);
   tables.setVersion(domain, 1);
   for (const [ref, entry] of kept.entries()) {
     // An entry that grants nothing does not go back.

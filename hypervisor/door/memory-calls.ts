@@ -113,7 +113,10 @@ export class MemoryCalls {
     }
     const record = this.#open(op, vcpu, 0);
     record[ReservationScratch.gfn] = op.gfn;
-    if (op.op === 'add_to_physmap') record[ReservationScratch.frameIndex] = op.index;
+    if (op.op === 'add_to_physmap') {
+      record[ReservationScratch.frameIndex] = op.index;
+      if (op.allocate !== undefined) record[ReservationScratch.asked] = op.allocate + 1;
+    }
     return vcpu;
   }
 

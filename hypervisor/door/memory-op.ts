@@ -99,7 +99,10 @@ export type MemoryOp =
       readonly order?: number;
       readonly allocate?: readonly number[];
     }
-  /** Puts a grant frame (`space` 1, `index` the frame's number; bit 31: a status frame) at a gfn of an HVM domain. */
+  /**
+   * Puts a grant frame (`space` 1, `index` the frame's number; bit 31: a status frame) at a gfn of an HVM domain. Where
+   * the table grows for that, `allocate` names the machine frame.
+   */
   | {
       readonly op: 'add_to_physmap';
       readonly vcpu?: number;
@@ -107,6 +110,7 @@ export type MemoryOp =
       readonly space: number;
       readonly index: number;
       readonly gfn: number;
+      readonly allocate?: number;
     }
   | { readonly op: 'remove_from_physmap'; readonly vcpu?: number; readonly domain: number; readonly gfn: number }
   /** A processor stores bytes (hex) in a frame of memory, or one byte over and over: mfn, offset in it. */

@@ -3,6 +3,7 @@
 // refers to any more goes back to the free ones. xen: arch/x86/mm.c _get_page_type, put_page, cleanup_page_mappings.
 
 import type { DomainView, PageReferences } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../../machine/ids.ts';
@@ -29,6 +30,8 @@ export class PageTypes implements PageReferences {
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
     const { frames } = this.#parts;
     if (frames.takeReferences(frame, pages, types)) return true;
+    // A page of the hypervisor's that the guest gave back is there still, but nobody gets it. xen: get_page.
+    if (frames.references(frame) === 0) return false;
     return this.#retype(vcpu, frame, WRITABLE) && frames.takeReferences(frame, pages, types);
   }
 
@@ -38,11 +41,21 @@ export class PageTypes implements PageReferences {
     return true;
   }
 
-  /** Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. */
+  /**
+   * Nobody refers to the frame: what maps it for devices goes, and once that is flushed the frame itself. A page of the
+   * hypervisor's is freed by it alone.
+   */
   #release(vcpu: Vcpu, frame: Mfn): void {
     const { frames } = this.#parts;
+    if (frames.isXenHeap(frame)) return;
     // What devices cannot be kept from is lost rather than handed out. xen: cleanup_page_mappings.
     if (frames.type(frame) === WRITABLE && this.#isFollowed(frame) && !this.#unmapOwn(vcpu, frame)) return;
+    this.#access.freeFrame(vcpu, frame);
+  }
+
+  freeShared(vcpu: Vcpu, frame: Mfn): void {
+    const { frames } = this.#parts;
+    frames.dropReferences(frame, frames.isHeld(frame) ? 1 : 0, 1);
     this.#access.freeFrame(vcpu, frame);
   }
 
@@ -96,21 +109,23 @@ export class PageTypes implements PageReferences {
   /**
    * A reference to a frame, of page and type, as a table of a level: the first validates it, its entries with it. While
    * that is done it counts as a table already, so that no entry can give it another use.
-   * False, and nothing changed but perhaps the type of unused frames, when it cannot be one; or when one of those has
-   * just been taken from devices: that must be flushed before anything is validated, so try again then.
+   * @returns 0; or an errno, and nothing changed but perhaps the type of unused frames. -EAGAIN: one of those has just
+   *   been taken from devices, and that must be flushed before anything is validated.
    */
-  getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
+  getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): number {
     this.#parts.pvTables.forget();
-    if (!this.beginTable(vcpu, domain, frame, level) || !this.#access.isFlushed(vcpu)) return false;
+    if (!this.beginTable(vcpu, domain, frame, level)) return Errno.EINVAL;
+    if (!this.#access.isFlushed(vcpu)) return Errno.EAGAIN;
     const { frames } = this.#parts;
     const isFirst = frames.typeCount(frame) === 0;
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
-    if (!isFirst || this.#validate(vcpu, domain, frame, level)) return true;
+    const refused = isFirst ? this.#validate(vcpu, domain, frame, level) : 0;
+    if (refused === 0) return 0;
     frames.putType(frame);
     frames.dropReferences(frame, 1, 0);
     frames.resetType(frame, FrameType.none);
-    return false;
+    return refused;
   }
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {
@@ -121,14 +136,16 @@ export class PageTypes implements PageReferences {
     this.drop(vcpu, frame, 1, 1);
   }
 
-  #validate(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
-    let refused = -1;
+  #validate(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): number {
+    let errno = 0;
+    let refused = 0;
     this.#eachEntry(frame, level, 512, (low, high, entry) => {
-      if (refused < 0 && !this.getEntry(vcpu, domain, low, high, level)) refused = entry;
+      if (errno !== 0) return;
+      errno = this.getEntry(vcpu, domain, low, high, level);
+      refused = entry;
     });
-    if (refused < 0) return true;
-    this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, low, high, level));
-    return false;
+    if (errno !== 0) this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, low, high, level));
+    return errno;
   }
 
   /** Present entries of a table below `end`, the hypervisor's own aside. */
@@ -141,14 +158,18 @@ export class PageTypes implements PageReferences {
     }
   }
 
-  /** References that an entry holds: to a page of the domain's own, or to a table. xen: get_page_from_l1e. */
-  getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): boolean {
-    if ((low & Pte.present) === 0) return true;
+  /**
+   * References that an entry holds: to a page of the domain's own, or to a table; a privileged domain may name what is
+   * no memory. @returns 0, or an errno. xen: get_page_from_l1e.
+   */
+  getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): number {
+    if ((low & Pte.present) === 0) return 0;
     const { frames } = this.#parts;
     const frame = pteFrame(low, high) as Mfn;
     if (level > 1) return this.getTable(vcpu, domain, frame, level - 1);
-    if (!frames.isAllocated(frame)) return !frames.isMemory(frame) && (this.#view(domain)?.privileged ?? false);
-    return frames.owner(frame) === domain && this.take(vcpu, frame, 1, (low & Pte.writable) === 0 ? 0 : 1);
+    if (!frames.isMemory(frame)) return this.#view(domain)?.privileged ? 0 : Errno.EPERM;
+    const isOwn = frames.isAllocated(frame) && frames.owner(frame) === domain;
+    return isOwn && this.take(vcpu, frame, 1, (low & Pte.writable) === 0 ? 0 : 1) ? 0 : Errno.EBUSY;
   }
 
   /** xen: put_page_from_l1e. A writable mapping of an HVM domain's page holds no reference to its type. */

@@ -51,14 +51,18 @@ export class Physmap implements PageMoves {
   }
 
   /**
-   * The frame of the domain's own at a gfn: its RAM, or its RAM as it has mapped it by a grant; -1 where there is none.
-   * xen: get_page_from_gfn.
+   * The frame of the domain's own that a number names: a PV domain's frame itself; at a gfn of an HVM one its RAM, or
+   * its RAM as it has mapped it by a grant. -1 where there is none. xen: get_page_from_gfn.
    */
-  ownFrame(domain: Domid, gfn: Gfn): Mfn | -1 {
+  ownFrame(domain: Domid, number: number): Mfn | -1 {
     const { p2m, frames } = this.#parts;
-    if (p2m.type(domain, gfn) === P2mType.hole) return -1;
-    const frame = p2m.frame(domain, gfn);
-    return frames.isAllocated(frame) && frames.owner(frame) === domain ? frame : -1;
+    let frame = number as Mfn;
+    if (this.#domain(domain).kind === 'hvm') {
+      if (p2m.type(domain, number as Gfn) === P2mType.hole) return -1;
+      frame = p2m.frame(domain, number as Gfn);
+    }
+    const isOwn = frames.isAllocated(frame) && frames.owner(frame) === domain;
+    return isOwn && frames.references(frame) > 0 ? frame : -1;
   }
 
   /** Leaves a hole at a gfn. False, and nothing done, without memory for the tables of devices. */
@@ -122,12 +126,10 @@ export class Physmap implements PageMoves {
    */
   giveBack(vcpu: Vcpu, domain: Domid, number: number): boolean {
     const { frames } = this.#parts;
-    let frame = number as Mfn;
-    if (this.#domain(domain).kind === 'hvm') {
-      const found = this.ownFrame(domain, number as Gfn);
-      if (found < 0 || !this.remove(vcpu, domain, number as Gfn)) return false;
-      frame = found as Mfn;
-    } else if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
+    const found = this.ownFrame(domain, number);
+    if (found < 0) return false;
+    if (this.#domain(domain).kind === 'hvm' && !this.remove(vcpu, domain, number as Gfn)) return false;
+    const frame = found as Mfn;
     if (!frames.isHeld(frame)) return true;
     frames.unhold(frame);
     this.#pages.drop(vcpu, frame, 1, 0);

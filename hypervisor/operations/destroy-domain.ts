@@ -132,9 +132,9 @@ export function reapDying(context: OperationContext): void {
     if (isInProgress(context, found.domain, -1)) continue;
     const domain = found.domain as Domid;
     const shared = sharedFrames(context, domain);
-    if (shared.some((frame) => parts.frames.references(frame) > 1)) continue;
+    if (shared.some((frame) => parts.frames.isReferred(frame))) continue;
     for (const frame of shared) {
-      parts.frames.dropReferences(frame, 1, 1);
+      parts.frames.dropReferences(frame, parts.frames.isHeld(frame) ? 1 : 0, 1);
       parts.frames.free(frame);
     }
     parts.grants.destroy(domain);

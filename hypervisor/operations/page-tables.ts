@@ -44,7 +44,8 @@ export function stepUpdateVaMapping(context: OperationContext, vcpu: Vcpu, phase
   const low = record[TableScratch.entryLow]!;
   const high = record[TableScratch.entryHigh]!;
   const domain = record[Pending.domain] as Domid;
-  if (!context.pages.getEntry(vcpu, domain, low, high, 1)) return end(record, Errno.EINVAL);
+  const refused = context.pages.getEntry(vcpu, domain, low, high, 1);
+  if (refused !== 0) return end(record, refused);
   const oldLow = pvTables.low;
   const oldHigh = pvTables.high;
   pvTables.write(low, high);
@@ -110,13 +111,13 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
       return context.pages.beginTable(vcpu, domain, frame, level) ? Phase.flush : end(record, Errno.EINVAL);
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.validate);
-    case Phase.validate:
-      if (frames.isPinned(frame)) return end(record, Errno.EINVAL);
-      if (!context.pages.getTable(vcpu, domain, frame, level)) {
-        return context.access.isFlushed(vcpu) ? end(record, Errno.EINVAL) : Phase.flush;
-      }
+    case Phase.validate: {
+      const refused = frames.isPinned(frame) ? Errno.EINVAL : context.pages.getTable(vcpu, domain, frame, level);
+      if (refused === Errno.EAGAIN) return Phase.flush;
+      if (refused !== 0) return end(record, refused);
       frames.setPinned(frame, true);
       return Phase.end;
+    }
     default:
       return completeAll(context.access, vcpu, Phase.end, Step.done);
   }

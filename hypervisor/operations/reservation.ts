@@ -9,8 +9,8 @@ import { P2mType } from '../memory/p2m.ts';
 import type { OperationContext } from './context.ts';
 
 /**
- * Scratch words: order of the extents, pages done of the one in hand; for the physmap: space, index, gfn. The elements
- * hold: gfn, first frame, and the frame asked for + 1.
+ * Scratch words: order of the extents, pages done of the one in hand; for the physmap: space, index, gfn, and the frame
+ * asked for + 1. The elements hold: gfn, first frame, and the frame asked for + 1.
  */
 export const ReservationScratch = {
   order: Pending.scratch,
@@ -18,6 +18,7 @@ export const ReservationScratch = {
   space: Pending.scratch,
   frameIndex: Pending.scratch + 1,
   gfn: Pending.scratch + 2,
+  asked: Pending.scratch + 3,
 } as const;
 export const ExtentWords = { number: 0, frame: 1, asked: 2 } as const;
 
@@ -108,7 +109,7 @@ export function stepAddToPhysmap(context: OperationContext, vcpu: Vcpu, phase: n
 }
 
 function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
-  const { grants, p2m } = context.parts;
+  const { frames, grants, p2m } = context.parts;
   const domain = record[Pending.domain] as Domid;
   const index = record[ReservationScratch.frameIndex]!;
   const gfn = record[ReservationScratch.gfn] as Gfn;
@@ -120,10 +121,14 @@ function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
     if (at >= grants.statusFrameCount(domain)) return Errno.EINVAL;
     frame = grants.statusFrame(domain, at);
   } else {
-    const grown = index < grants.frameCount(domain) ? 0 : grants.grow(domain, index + 1);
+    const asked = record[ReservationScratch.asked]!;
+    const allocate = asked === 0 ? [] : [asked - 1];
+    const grown = index < grants.frameCount(domain) ? 0 : grants.grow(domain, index + 1, allocate);
     if (grown !== 0) return Errno.EINVAL;
     frame = grants.frame(domain, index);
   }
+  // The guest has given it back, and nobody else refers to it. xen: gnttab_map_frame.
+  if (frames.references(frame) === 0) return Errno.EBUSY;
   if (p2m.type(domain, gfn) !== P2mType.hole && !makeRoom(context, vcpu, domain, gfn)) return Errno.ENXIO;
   return context.physmap.add(vcpu, domain, gfn, frame, P2mType.ram) ? 0 : Errno.EPERM;
 }

@@ -129,7 +129,7 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
   },
   setup_table: {
     make: () => ({ op: 'setup_table', domain: A, target: SELF, frames: 1 }),
-    fields: { ...single, target: 'domid', frames: 'word', list: 'place?', allocate: 'list?' },
+    fields: { ...single, target: 'domid', frames: 'word', list: 'place?', allocate: 'list?', allocateStatus: 'list?' },
   },
   query_size: {
     make: () => ({ op: 'query_size', domain: A, target: SELF }),

@@ -91,6 +91,12 @@ export class EntryWatch {
     }
   }
 
+  /** Whether the recorder has a window to a domain's statuses, or need not have one: version 1. */
+  seesStatus(domain: number): boolean {
+    const watched = this.#watched.get(domain);
+    return watched === undefined || watched.statusWindow !== null || watched.refsPerFrame === PAGE_WORDS / 2;
+  }
+
   /** Something was written to a word of a frame. */
   noteWrite(frame: number, word: number): void {
     const table = this.#tableFrames.get(frame);

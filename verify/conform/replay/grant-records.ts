@@ -4,6 +4,7 @@ import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/in
 import type { ElementOf, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
+import { STATUS_INDEX } from './memory-records.ts';
 import type { Handlers, Outcome, ReplayContext } from './replay-context.ts';
 
 /** Fields that Xen has not written hold what the recorder had put there. */
@@ -84,8 +85,6 @@ function statusFramesMapped(records: readonly RecordedLine[], at: number, domain
   }
   return frames;
 }
-/** xen: XENMAPIDX_grant_table_status. */
-const STATUS_INDEX = 0x80000000;
 
 function copyElement(element: ElementOf<'copy'>): CopyElementInput {
   const { sg, s, sdom, soff, dg, dd, ddom, doff, len, flags } = element;
@@ -275,11 +274,12 @@ export const grantHandlers: Handlers = {
     return undefined;
   },
 
-  entry({ probe }, { d, ref }) {
+  entry({ probe, entries }, { d, ref }) {
     const entry = probe.entry(d, ref);
     if (!entry) return { observed: { flags: null, st: null, frame: null } };
     const [low, high] = entry.frame;
-    return { observed: { flags: entry.flags, st: entry.status, frame: hexOf(low + high * 0x100000000) } };
+    const st = entries.seesStatus(d) ? entry.status : 0;
+    return { observed: { flags: entry.flags, st, frame: hexOf(low + high * 0x100000000) } };
   },
 };
 

@@ -14,6 +14,8 @@ const DECREASE = 1;
 const POPULATE = 6;
 /** xen: MMUEXT_UNPIN_TABLE; lower commands pin a table of the next level. */
 const UNPIN = 4;
+/** xen: XENMAPIDX_grant_table_status. */
+export const STATUS_INDEX = 0x80000000;
 /** Times that a hypercall is repeated that says it is not done. */
 const REPEATS_MAX = 1000;
 
@@ -162,8 +164,13 @@ export const memoryHandlers: Handlers = {
     return { observed: { rc: context.step({ op: name, domain: d, gfns: list, ...allocated(frames) }).result } };
   },
 
-  add_to_physmap(context, { d, space, idx, gfn }) {
-    const { result } = context.step({ op: 'add_to_physmap', domain: d, space, index: idx, gfn: frameOf(gfn) });
+  add_to_physmap(context, { d, space, idx, gfn }, at) {
+    // A table that grows for it gets the frame that dom0 then finds there.
+    const isThere = idx < context.probe.tableFrames(d).shared.length || idx >= STATUS_INDEX;
+    const [allocate] = isThere ? [] : framesFoundAfter(context.recording.records, at, d, [gfn]);
+    const op: Op = { op: 'add_to_physmap', domain: d, space, index: idx, gfn: frameOf(gfn) };
+    const { result } = context.step(allocate === undefined ? op : { ...op, allocate });
+    if (!isThere) context.entries.tablesChanged(d);
     return { observed: { rc: result } };
   },
 
