@@ -5,8 +5,19 @@ import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
 
-/** Scripted and random hypercalls of PV guests, HVM, copy batches, 2 MiB and own memory under caching mode. */
-export const RECORDED = ['scen-417-cm0', 'rand1-417-cm0', 'scen3-417-cm0', 'scen4-417-cm0', 'scen2-417-cm1'] as const;
+/**
+ * Scripted and random hypercalls of PV guests, HVM, copy batches; under caching mode 2 MiB and own memory, large unmap
+ * batches with entries rewritten in use, and gfn maps that change under grants.
+ */
+export const RECORDED = [
+  'scen-417-cm0',
+  'rand1-417-cm0',
+  'scen3-417-cm0',
+  'scen4-417-cm0',
+  'scen2-417-cm1',
+  'scen5-417-cm1',
+  'scen6-417-cm1',
+] as const;
 
 export const recordedFile = (name: string): string =>
   fileURLToPath(new URL(`../../data/xen/${name}.jsonl.gz`, import.meta.url));
