@@ -122,6 +122,10 @@ export class GrantTables {
   /** The domain's table is no more; its frames are the caller's to free. Nobody may use an entry any longer. */
   destroy(domain: Domid): void {
     const { record, frames, statuses, maptrack } = this.#tables[domain]!;
+    // Only mappings that their mapper wrote over can be pinned still: nothing stands behind them.
+    for (let ref = 0; ref < this.entries(domain); ref += 1) {
+      if (this.pins(domain, ref) !== 0) this.#deactivate(domain, ref);
+    }
     for (let index = 0; index < this.frameCount(domain); index += 1) this.#heap.write(frames + index, 0);
     for (let index = 0; index < this.statusFrameCount(domain); index += 1) this.#heap.write(statuses + index, 0);
     for (let word = 0; word < RECORD_WORDS; word += 1) this.#heap.write(record + word, 0);
@@ -314,6 +318,11 @@ export class GrantTables {
   /** The one domain that has an entry pinned. */
   activeMapper(domain: Domid, ref: number): Domid {
     return this.#heap.words[this.#active(domain, ref) + MAPPER]! as Domid;
+  }
+
+  /** Whether a domain has an entry pinned. A handle can outlast the table that it is of, and meet the next one. */
+  isHeldBy(mapper: Domid, domain: Domid, ref: number): boolean {
+    return this.pins(domain, ref) !== 0 && this.activeMapper(domain, ref) === mapper;
   }
 
   activeFrame(domain: Domid, ref: number): Mfn {

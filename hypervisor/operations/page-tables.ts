@@ -1,6 +1,6 @@
 // Operations on PV page tables, in micro-steps. xen: arch/x86/mm.c do_update_va_mapping, do_mmuext_op.
 
-import { completeAll, flushThen } from '../../grant/index.ts';
+import { completeAll, flushThen, settleThen } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
@@ -107,11 +107,14 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
       return context.pages.beginTable(vcpu, domain, frame, level) ? Phase.flush : end(record, Errno.EINVAL);
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.validate);
-    case Phase.validate:
+    case Phase.validate: {
+      const settled = settleThen(context.access, vcpu, domain, frame, Phase.validate, Phase.end);
+      if (settled !== Phase.end) return settled;
       if (frames.isPinned(frame) || !context.pages.getTable(vcpu, domain, frame, level))
         return end(record, Errno.EINVAL);
       frames.setPinned(frame, true);
       return Phase.end;
+    }
     default:
       return completeAll(context.access, vcpu, Phase.end, Step.done);
   }
