@@ -53,6 +53,7 @@ export interface HostMappings {
    * address may be empty then all the same.
    */
   replace(
+    vcpu: Vcpu,
     domain: Domid,
     low: number,
     high: number,

@@ -119,7 +119,7 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   if (takesHost) {
     const done =
       replaces && (busLow | busHigh) !== 0
-        ? host.replace(mapper, hostLow, hostHigh, busLow, busHigh, frame, flags)
+        ? host.replace(vcpu, mapper, hostLow, hostHigh, busLow, busHigh, frame, flags)
         : host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags);
     if (!done) return end(record, GrantStatus.general_error);
   }

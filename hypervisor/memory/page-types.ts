@@ -28,7 +28,8 @@ export class PageTypes implements PageReferences {
 
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
     const { frames } = this.#parts;
-    if (!frames.isAllocated(frame)) return false;
+    // Without a reference it is only waiting for a flush to be free. xen: get_page.
+    if (!frames.isAllocated(frame) || frames.references(frame) === 0) return false;
     if (types !== 0 && frames.type(frame) !== WRITABLE && !this.#retype(vcpu, frame, WRITABLE)) return false;
     return frames.takeReferences(frame, pages, types);
   }
@@ -88,7 +89,8 @@ export class PageTypes implements PageReferences {
   /** Whether a frame can become a table: the first half of {@link getTable}, before what it unmaps is flushed. */
   beginTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
     const { frames } = this.#parts;
-    if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
+    if (!frames.isAllocated(frame) || frames.references(frame) === 0) return false;
+    if (frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
     return frames.type(frame) === tableType(level) || this.#retype(vcpu, frame, tableType(level));
   }
 
@@ -99,13 +101,14 @@ export class PageTypes implements PageReferences {
   getTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
     if (!this.beginTable(vcpu, domain, frame, level)) return false;
     const { frames } = this.#parts;
-    if (frames.typeCount(frame) === 0 && !this.#validate(vcpu, domain, frame, level)) {
-      frames.resetType(frame, FrameType.none);
-      return false;
-    }
+    const isFirst = frames.typeCount(frame) === 0;
+    // The type is held while its entries are looked at: a table that leads to itself is none of another level.
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
-    return true;
+    if (!isFirst || this.#validate(vcpu, domain, frame, level)) return true;
+    frames.dropReferences(frame, 1, 1);
+    frames.resetType(frame, FrameType.none);
+    return false;
   }
 
   putTable(vcpu: Vcpu, frame: Mfn, level: number): void {

@@ -4,6 +4,7 @@
 import { describe, expect, it } from 'vitest';
 import { GNTMAP, GrantStatus, GTF } from '../../grant/index.ts';
 import { Hypervisor, type Op, PV_WINDOW_BASE } from '../../hypervisor/index.ts';
+import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { violations } from '../../verify/index.ts';
 
@@ -53,12 +54,31 @@ describe('the page table in use', () => {
   });
 });
 
+describe('a page table that leads to itself', () => {
+  it('is none, and holds no references', () => {
+    const { machine, step, own } = scene();
+    machine.parts.frames.writeEntry(own as Mfn, 0, own * PAGE + 1, 0);
+    expect(step({ op: 'pin_table', domain: 1, frame: own, level: 4 }).result).toBe(-22);
+    expect(machine.parts.frames.references(own as Mfn)).toBe(1);
+    expect(violations(machine)).toEqual([]);
+  });
+});
+
 describe('under a policy that flushes later and releases after that', () => {
   it('a frame is transferred only when its owner’s devices reach it no more', () => {
     const { machine, step, own } = scene('deferred');
     const given = step({ op: 'transfer', domain: 1, elements: [{ frame: own, domain: 2, ref: 9 }] });
     expect(given.elements).toEqual([{ status: GrantStatus.okay }]);
     expect(violations(machine)).toEqual([]);
+  });
+
+  it('a frame that was given back is nobody’s before it is free', () => {
+    const { step, own } = scene('deferred');
+    step({ op: 'decrease_reservation', domain: 1, frames: [own] });
+    expect(step({ op: 'pin_table', domain: 1, frame: own, level: 1 }).result).toBe(-22);
+    const entry = own * PAGE + 3;
+    expect(step({ op: 'update_va_mapping', domain: 1, address: PV_WINDOW_BASE, entry }).result).toBe(-22);
+    expect(step({ op: 'tick', nowUs: 100_000 }).result).toBe(0);
   });
 
   it('a frame becomes a page table only when no device writes it any more', () => {
