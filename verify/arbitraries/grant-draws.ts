@@ -130,7 +130,9 @@ function write(machine: Hypervisor, dice: Dice, domain: number, ref: number): Gr
     const slot = isHvm(machine, domain) ? dice.of(emptyPlaces(machine, domain), 0) / PAGE : frame;
     return { ...entry, flags: GTF.accept_transfer, frame: slot };
   }
-  if (kind <= 9) return { ...entry, flags: GTF.permit_access | readonly, frame };
+  // Usage bits are the hypervisor's to write, but nothing keeps a guest from doing so.
+  const preset = dice.percent(6) ? GTF.reading | GTF.writing : 0;
+  if (kind <= 9) return { ...entry, flags: GTF.permit_access | readonly | preset, frame };
   if (kind <= 12) {
     const subPage = { offset: dice.below(32) * 64, length: 64 << dice.below(6) };
     return { ...entry, flags: GTF.permit_access | GTF.sub_page | readonly, frame, subPage };

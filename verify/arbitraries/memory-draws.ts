@@ -10,6 +10,7 @@ import { aliveDomains, emptyPlaces, isHvm, placesOf, plainPlaces, plainRamOf, ra
 export type MemoryDraw =
   | 'own_mapping'
   | 'foreign'
+  | 'store'
   | 'pin'
   | 'unpin'
   | 'decrease'
@@ -50,6 +51,14 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
       frame: dice.percent(30) ? null : dice.of(ramOf(machine, owner), 0),
       writable: dice.percent(60),
     };
+  },
+  /** A guest writes a page-table entry into a page of its own, which it may pin as a table later. */
+  store(machine, dice) {
+    const domain = dice.of(aliveDomains(machine, 'pv'), 0);
+    const ram = plainRamOf(machine, domain);
+    const entry = dice.of(dice.percent(80) ? ram : ramOf(machine, domain), 0) * PAGE + dice.one(1, 3, 3, 0);
+    const bytes = [0, 8, 16, 24, 32, 40, 48, 56].map((shift) => byteAt(entry, shift)).join('');
+    return { op: 'store', frame: dice.of(ram, 0), offset: dice.below(4) * 8, bytes };
   },
   pin(machine, dice) {
     const domain = pv(machine, dice);
@@ -101,6 +110,11 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
     return { op: 'destroy_domain', vcpu: dice.below(2), domain: dice.below(5) };
   },
 };
+
+/** Two hex digits of a value's byte. */
+function byteAt(value: number, shift: number): string {
+  return (Math.floor(value / 2 ** shift) & 0xff).toString(16).padStart(2, '0');
+}
 
 function pv(machine: Hypervisor, dice: Dice): number {
   return dice.percent(97) ? dice.of(aliveDomains(machine, 'pv'), 0) : dice.below(4);
