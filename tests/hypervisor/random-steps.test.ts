@@ -60,7 +60,7 @@ describe.each(ROWS)('policy %s, release %s', (policy, release) => {
       for (let step = 0; step < steps && typeof vcpu === 'number' && machine.isBusy(vcpu); step += 1) {
         const progress = machine.microStep(vcpu);
         if (progress === Progress.done) machine.finish(vcpu);
-        else if (progress === Progress.blocked) machine.units.forEach((unit) => unit.step());
+        else if (progress === Progress.blocked) for (const unit of machine.units) unit.step();
       }
       const [print, view] = [fingerprint(machine), inspect(machine)];
       const taken = snapshot(machine);

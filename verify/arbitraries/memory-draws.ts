@@ -129,9 +129,9 @@ function gfn(machine: Hypervisor, dice: Dice, domain: number): number {
   if (!isHvm(machine, domain)) return dice.below(20);
   const { p2m } = machine.parts;
   const grants = (at: number) => p2m.type(domain as Domid, at as Gfn) > P2mType.ram;
-  const any = Array.from({ length: p2m.gfns + 1 }, (_, at) => at);
+  const all = Array.from({ length: p2m.gfns + 1 }, (_, at) => at);
   const free = emptyPlaces(machine, domain).map((address) => address / PAGE);
-  return dice.percent(85) ? dice.of(free, 1) : dice.of(dice.percent(90) ? any.filter((at) => !grants(at)) : any, 1);
+  return dice.percent(85) ? dice.of(free, 1) : dice.of(dice.percent(90) ? all.filter((at) => !grants(at)) : all, 1);
 }
 
 function grow(machine: Hypervisor, dice: Dice, op: 'populate_physmap' | 'increase_reservation'): Op {
