@@ -24,7 +24,7 @@ export { HANDLES_PER_FRAME, Maptrack, type MaptrackOrder } from './maptrack.ts';
 export { cacheFlush } from './operations/cache-flush.ts';
 export type { GrantContext, GrantOptions } from './operations/context.ts';
 export { stepCopy } from './operations/copy.ts';
-export { completeAll, flushThen } from './operations/flush-steps.ts';
+export { completeAll, flushThen, settleThen } from './operations/flush-steps.ts';
 export { stepMapGrantRef } from './operations/map-grant-ref.ts';
 export { SetVersionScratch, stepSetVersion } from './operations/set-version.ts';
 export {

@@ -123,6 +123,20 @@ export class Maptrack {
       if (this.flags(handle) !== 0) found.push(handle as MaptrackHandle);
     return found;
   }
+
+  /** Free handles, each as often as a list has it: those of frames that are there, the ends of lists included. */
+  idle(): number[] {
+    const free = this.#free;
+    if (!(free instanceof FreeSet)) return free.all();
+    const usable = Math.max(0, this.#heap.words[this.#limit]! * HANDLES_PER_FRAME - 1);
+    return Array.from({ length: usable }, (_, handle) => handle).filter((handle) => !free.has(handle));
+  }
+
+  /** Handles that there are by now, live or free. */
+  get made(): number {
+    if (this.#free instanceof FreeSet) return Math.max(0, this.#heap.words[this.#limit]! * HANDLES_PER_FRAME - 1);
+    return this.#free.made;
+  }
 }
 
 /**
@@ -154,6 +168,22 @@ class FifoHandles {
 
   #next(handle: number): number {
     return this.#entries + handle * RECORD_WORDS + NEXT;
+  }
+
+  get made(): number {
+    return this.#heap.words[this.#frames]! * HANDLES_PER_FRAME;
+  }
+
+  /** Every list from its head to its end; one that runs in a circle ends when no handle can be new. */
+  all(): number[] {
+    const found: number[] = [];
+    for (let vcpu = 0; vcpu < this.#vcpus; vcpu += 1) {
+      let next = this.#heap.words[this.#lists + vcpu * 2]!;
+      for (; next !== 0 && found.length <= this.made; next = this.#heap.words[this.#next(next - 1)]!) {
+        found.push(next - 1);
+      }
+    }
+    return found;
   }
 
   take(vcpu: number): number {

@@ -60,6 +60,7 @@ export interface HostMappings {
    * address may be empty then all the same.
    */
   replace(
+    vcpu: Vcpu,
     domain: Domid,
     low: number,
     high: number,
@@ -81,6 +82,11 @@ export type Reuse = (typeof Reuse)[keyof typeof Reuse];
 export interface DeviceAccess {
   /** Whether device frames may be mapped again, asked before each map until it says {@link Reuse}.ready or refused. */
   prepare(vcpu: Vcpu, domain: Domid, frame: number): Reuse;
+  /**
+   * Whether what a domain's devices lost of a frame is flushed, asked until it says {@link Reuse}.ready: before the
+   * frame becomes somebody else's, or a table. Where things are reusable on return, that is at once.
+   */
+  settle(vcpu: Vcpu, domain: Domid, frame: Mfn): Reuse;
   /** Maps a frame 1:1 with rights (1 read, 3 read and write). Not 0: failed. */
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number;
   /** Takes it away again. Not 0: failed, and the domain is crashed. */

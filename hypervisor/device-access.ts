@@ -38,7 +38,20 @@ export class DriverAccess implements DeviceAccess {
     if (record === 0) return Reuse.ready;
     const { onReuse } = flush.policy;
     if (onReuse === 'allow') return Reuse.ready;
-    if (onReuse === 'refuse') return Reuse.refused;
+    return onReuse === 'refuse' ? Reuse.refused : this.#ask(vcpu, domain, record);
+  }
+
+  settle(vcpu: Vcpu, domain: Domid, frame: Mfn): Reuse {
+    const flush = this.#flush;
+    if (flush.release !== 'afterFlush') return Reuse.ready;
+    const record = flush.ledger.findPending(domain, frame as number as Dfn, 0);
+    return record === 0 ? Reuse.ready : this.#ask(vcpu, domain, record);
+  }
+
+  /** Has a removal flushed, unless somebody is at it already. */
+  #ask(vcpu: Vcpu, domain: Domid, record: number): Reuse {
+    const flush = this.#flush;
+    const { ledger } = flush;
     const owner = ledger.vcpuOf(record);
     if (owner !== vcpu && !this.#parts.pending.isIdle(owner)) return Reuse.waiting;
     if (!flush.isIdle(vcpu)) return Reuse.flushing;

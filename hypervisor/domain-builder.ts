@@ -157,13 +157,16 @@ class Builder {
     return frame < 0 ? -1 : this.#makeTable(frame as Mfn, level);
   }
 
-  /** A frame becomes a table that another one, or being pinned, refers to. */
+  /** A frame becomes a table that another one refers to; the top one is pinned, and in use (xen: guest_table). */
   #makeTable(frame: Mfn, level: number): number {
     const { frames } = this.#parts;
     frames.resetType(frame, FrameType.none);
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
-    if (level === 4) frames.setPinned(frame, true);
+    if (level !== 4) return frame;
+    frames.setPinned(frame, true);
+    frames.takeReferences(frame, 1, 0);
+    frames.getType(frame, tableType(level));
     return frame;
   }
 

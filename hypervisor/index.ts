@@ -31,5 +31,6 @@ export type {
   MachineOptions,
   UnitDescription,
 } from './options.ts';
+export { batchEffects, type RefusedEffect, refusedEffects, StatePart } from './refused-effects.ts';
 export { type Rules, type RulesName, ruleFacts, rulePresets, rulesNamed } from './rules.ts';
 export { diff, fingerprint, fork, release, rollback, type Snapshot, snapshot } from './snapshot.ts';

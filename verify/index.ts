@@ -1,5 +1,9 @@
 // The subpath `xen-passthrough-model/verify`: what to hold a machine against.
 
-export { opArbitrary, smallMachine, tickAfter } from './arbitraries.ts';
+export { type Draw, type DrawKind, drawArbitrary, opOf } from './arbitraries/draw.ts';
+export { MIXED_DOMAINS, mixedMachine } from './arbitraries/mixed-machine.ts';
+export { opArbitrary, tickAfter } from './arbitraries/op-arbitrary.ts';
+export { smallMachine } from './arbitraries/small-machine.ts';
 export * from './conform/index.ts';
-export { type Invariant, invariants, type Reach, reachOf, type Violation, violations } from './invariants.ts';
+export { type Invariant, type Reach, reachOf, type Violation } from './invariants/invariant.ts';
+export { invariants, violations } from './invariants/list.ts';

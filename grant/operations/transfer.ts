@@ -9,11 +9,13 @@ import { GTF, TransferElement } from '../layouts.ts';
 import { GrantStatus } from '../status.ts';
 import { endsHere, nextElement } from './batch.ts';
 import type { GrantContext } from './context.ts';
-import { completeAll, flushThen } from './flush-steps.ts';
+import { completeAll, flushThen, settleThen } from './flush-steps.ts';
 
 const Phase = { steal: 0, stealFlush: 1, give: 2, giveFlush: 3, end: 4 } as const;
 
 const { index: INDEX, domain: DOMAIN } = Pending;
+/** Nothing stands in the way of going on within the phase. */
+const NEXT = Phase.end + 1;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepTransfer(context: GrantContext, vcpu: Vcpu, phase: number): number {
@@ -50,6 +52,8 @@ function steal(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
 function give(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const element = ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
   const frame = record[element + TransferElement.frameLow]! as Mfn;
+  const settled = settleThen(context.ports.device, vcpu, record[DOMAIN]! as Domid, frame, Phase.give, NEXT);
+  if (settled !== NEXT) return settled;
   const target = (record[element + TransferElement.domain]! & 0xffff) as Domid;
   const ref = record[element + TransferElement.ref]!;
   const status = accept(context, record[DOMAIN]! as Domid, target, ref);

@@ -101,7 +101,8 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     return end(record, GrantStatus.okay);
   }
   const ref = maptrack.ref(handle);
-  if (ref >= tables.entries(granter)) return end(record, GrantStatus.bad_handle);
+  if (ref >= tables.entries(granter) || !tables.isHeldBy(mapper, granter, ref))
+    return end(record, GrantStatus.bad_handle);
   const frame = tables.activeFrame(granter, ref);
 
   const replaces = record[REPLACES] !== 0;
@@ -118,7 +119,7 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   if (takesHost) {
     const done =
       replaces && (busLow | busHigh) !== 0
-        ? host.replace(mapper, hostLow, hostHigh, busLow, busHigh, frame, flags)
+        ? host.replace(vcpu, mapper, hostLow, hostHigh, busLow, busHigh, frame, flags)
         : host.destroy(vcpu, mapper, hostLow, hostHigh, frame, flags);
     if (!done) return end(record, GrantStatus.general_error);
   }

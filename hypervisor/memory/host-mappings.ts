@@ -64,8 +64,12 @@ export class HostMappingTables implements HostMappings {
     return true;
   }
 
-  /** xen: replace_grant_pv_mapping, steal_linear_address. A PTE that was taken from the new address is not put back. */
+  /**
+   * xen: replace_grant_pv_mapping, steal_linear_address. A PTE that was taken from the new address is not put back,
+   * and what it held is dropped.
+   */
   replace(
+    vcpu: Vcpu,
     domain: Domid,
     low: number,
     high: number,
@@ -80,7 +84,10 @@ export class HostMappingTables implements HostMappings {
     const taken = pvTables.low;
     const takenHigh = pvTables.high;
     pvTables.write(0, 0);
-    if (!pvTables.find(domain, low, high) || !pvTables.holdsGrant(frame, flags)) return false;
+    if (!pvTables.find(domain, low, high) || !pvTables.holdsGrant(frame, flags)) {
+      this.#pages.putEntry(vcpu, taken, takenHigh, 1);
+      return false;
+    }
     pvTables.write(taken, takenHigh);
     return true;
   }

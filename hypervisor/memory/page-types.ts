@@ -102,7 +102,8 @@ export class PageTypes implements PageReferences {
   /** Whether a frame can become a table: the first half of {@link getTable}, before what it unmaps is flushed. */
   beginTable(vcpu: Vcpu, domain: Domid, frame: Mfn, level: number): boolean {
     const { frames } = this.#parts;
-    if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
+    if (!frames.isAllocated(frame) || frames.references(frame) === 0) return false;
+    if (frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
     return frames.type(frame) === tableType(level) || this.#retype(vcpu, frame, tableType(level));
   }
 

@@ -68,7 +68,7 @@ function releaseGrants(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
     const granter = maptrack.domain(handle);
     const ref = maptrack.ref(handle);
     maptrack.setFlags(handle, 0);
-    if (context.domain(granter) === null) continue;
+    if (context.domain(granter) === null || !grants.isHeldBy(domain, granter, ref)) continue;
     const frame = grants.activeFrame(granter, ref);
     const readOnly = (flags & GNTMAP.readonly) !== 0;
     const dropped = isPv ? flags & ~GNTMAP.host_map : flags;
@@ -87,7 +87,7 @@ function releaseGrants(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
   return Phase.devices;
 }
 
-/** Pinned tables, one at a time: what they map goes with them. */
+/** Pinned tables, one at a time: what they map goes with them. Then the one that is in use. */
 function unpinTables(context: OperationContext, vcpu: Vcpu, record: Uint32Array, domain: Domid): number {
   const { frames } = context.parts;
   for (let at = record[DestroyScratch.at]!; ; at += 1) {
@@ -101,7 +101,9 @@ function unpinTables(context: OperationContext, vcpu: Vcpu, record: Uint32Array,
     return Phase.pageTables;
   }
   record[DestroyScratch.at] = 0;
+  const root = context.parts.pvTables.root(domain);
   context.parts.pvTables.setRoot(domain, -1);
+  if (root >= 0) context.pages.putTable(vcpu, root as Mfn, 4);
   return Phase.memory;
 }
 

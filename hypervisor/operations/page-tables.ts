@@ -1,6 +1,6 @@
 // Operations on PV page tables, in micro-steps. xen: arch/x86/mm.c do_update_va_mapping, do_mmuext_op.
 
-import { completeAll, flushThen } from '../../grant/index.ts';
+import { completeAll, flushThen, settleThen } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
@@ -112,6 +112,8 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
     case Phase.flush:
       return flushThen(context.access, vcpu, Phase.flush, Phase.validate);
     case Phase.validate: {
+      const settled = settleThen(context.access, vcpu, domain, frame, Phase.validate, Phase.end);
+      if (settled !== Phase.end) return settled;
       const refused = frames.isPinned(frame) ? Errno.EINVAL : context.pages.getTable(vcpu, domain, frame, level);
       if (refused === Errno.EAGAIN) return Phase.flush;
       if (refused !== 0) return end(record, refused);

@@ -1,0 +1,70 @@
+// Every operation on grants and memory, drawn at random on four domains of all kinds: the invariants hold after each,
+// results are of the ABI, and what is interesting does happen.
+
+import { fc, test } from '@fast-check/vitest';
+import { describe, expect, it } from 'vitest';
+import { GrantStatus } from '../../grant/index.ts';
+import { Errno, type Hypervisor, type Op, type OpResult, policies } from '../../hypervisor/index.ts';
+import { type Draw, drawArbitrary, invariants, mixedMachine, opOf, violations } from '../../verify/index.ts';
+import { Witnesses } from './witnesses.ts';
+
+const draws = fc.array(drawArbitrary(fc), { minLength: 1, maxLength: 50, size: 'max' });
+const WITH_REACH = ['M1', 'P1', 'P2'];
+const ofState = invariants.filter(({ id }) => !WITH_REACH.includes(id));
+const ofReach = invariants.filter(({ id }) => WITH_REACH.includes(id));
+
+/** Runs draws one after the other, telling of each operation. */
+function run(machine: Hypervisor, sequence: readonly Draw[], done: (op: Op, result: OpResult) => void): void {
+  for (const draw of sequence) {
+    const op = opOf(machine, draw);
+    done(op, machine.step(op));
+  }
+}
+
+describe('random operations on four domains', () => {
+  test.prop([draws], { numRuns: 100 })(`${ofState.map(({ id }) => id).join(', ')} hold after each`, (sequence) => {
+    const machine = mixedMachine();
+    run(machine, sequence, () => expect(violations(machine, ofState)).toEqual([]));
+  });
+
+  test.prop([draws], { numRuns: 100 })('results are of the ABI', (sequence) => {
+    const statuses = new Set<number>(Object.values(GrantStatus));
+    const errnos = new Set<number>(Object.values(Errno));
+    const machine = mixedMachine();
+    run(machine, sequence, (op, { result, status = 0, elements = [] }) => {
+      const counts = 'frames' in op && Array.isArray(op.frames) ? op.frames.length : 'gfns' in op ? op.gfns.length : 0;
+      expect(errnos.has(result) || (result >= 0 && result <= counts), `${op.op}: ${result}`).toBe(true);
+      for (const of of [status, ...elements.map((element) => element.status)]) expect(statuses).toContain(of);
+      // 0 if and only if every element was processed. A continuation has those that are left.
+      if (!('elements' in op) || op.op === 'cache_flush') return;
+      if (result === 0) expect(elements).toHaveLength(op.elements.length);
+      if (result === Errno.EFAULT) expect(elements.length).toBeLessThanOrEqual(op.elements.length);
+    });
+  });
+
+  it('reaches what is interesting', () => {
+    const witnesses = new Witnesses();
+    for (const sequence of fc.sample(draws, { numRuns: 240, seed: 11 })) {
+      const machine = mixedMachine();
+      witnesses.begin(machine);
+      run(machine, sequence, (op, result) => witnesses.see(op, result));
+    }
+    expect(witnesses.missing()).toEqual([]);
+  });
+});
+
+const strict = policies.flatMap((policy) =>
+  policy.releases
+    .filter((release) => policy.promise(release).kind === 'strict')
+    .map((release) => ({ policy, release, name: `${policy.name} ${release}` })),
+);
+
+describe.each(strict)('policy $name', ({ policy, release }) => {
+  test.prop([draws], { numRuns: 8 })(
+    'M1, P1, P2: nothing stale outlives release, whatever the operation',
+    (sequence) => {
+      const machine = mixedMachine(policy, { release });
+      run(machine, sequence, () => expect(violations(machine, ofReach)).toEqual([]));
+    },
+  );
+});

@@ -1,0 +1,48 @@
+// The invariants that there are, by the ids of docs/invariants.md, and what a state breaks of them.
+
+import type { Hypervisor } from '../../hypervisor/index.ts';
+import {
+  countsAreHandles,
+  handlesAreLiveOrFree,
+  pinnedFramesAreOwned,
+  pinsAreLimited,
+  pinsAreLiveHalves,
+  usageFollowsPins,
+} from './grant-invariants.ts';
+import { type Invariant, type Reach, reachOf, type Violation } from './invariant.ts';
+import {
+  devicesSeeTheP2m,
+  ownFramesFollowTypes,
+  pvDeviceFramesAreMachineFrames,
+  referencesAreHeld,
+  waysBackAgree,
+} from './memory-invariants.ts';
+import { freeFramesAreUnreachable, reachIsAuthorised, tablesAreBeyondDevices } from './reach-invariants.ts';
+
+/** In the order of their ids. */
+export const invariants: readonly Invariant[] = [
+  pinsAreLiveHalves,
+  usageFollowsPins,
+  pinnedFramesAreOwned,
+  handlesAreLiveOrFree,
+  pinsAreLimited,
+  reachIsAuthorised,
+  ownFramesFollowTypes,
+  countsAreHandles,
+  devicesSeeTheP2m,
+  pvDeviceFramesAreMachineFrames,
+  freeFramesAreUnreachable,
+  tablesAreBeyondDevices,
+  referencesAreHeld,
+  waysBackAgree,
+];
+
+/** What is broken in a state at rest; nothing when all invariants hold. */
+export function violations(machine: Hypervisor, of: readonly Invariant[] = invariants): Violation[] {
+  let known: Reach[] | null = null;
+  const reach = () => {
+    known ??= reachOf(machine);
+    return known;
+  };
+  return of.flatMap(({ id, check }) => check(machine, reach).map((message) => ({ invariant: id, message })));
+}
