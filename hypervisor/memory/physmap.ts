@@ -112,6 +112,8 @@ export class Physmap implements PageMoves {
       frame = p2m.frame(domain, gfn);
       if (frames.owner(frame) !== domain) return false;
       if (!this.remove(vcpu, domain, gfn)) return false;
+      // A page of the hypervisor's only goes from here. xen: free_domheap_pages.
+      if (frames.isXenHeap(frame)) return true;
     } else if (!frames.isAllocated(frame) || frames.owner(frame) !== domain || frames.isXenHeap(frame)) return false;
     if (!frames.isHeld(frame)) return true;
     frames.unhold(frame);
