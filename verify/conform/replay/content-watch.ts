@@ -37,6 +37,11 @@ export class ContentWatch {
     this.#known.add(frame);
   }
 
+  /** What is in a frame that was handed out again is what some domain left there: the model clears what it frees. */
+  forget(frame: number): void {
+    this.#known.delete(frame);
+  }
+
   isKnown(frame: number): boolean {
     return this.#known.has(frame);
   }

@@ -161,7 +161,9 @@ export const memoryHandlers: Handlers = {
     if (cmd !== INCREASE && cmd !== POPULATE) return { observed: { rc: null } };
     const frames = cmd === INCREASE ? out.map(frameOf) : framesFoundAfter(context.recording.records, at, d, record.in);
     const name = cmd === INCREASE ? 'increase_reservation' : 'populate_physmap';
-    return { observed: { rc: context.step({ op: name, domain: d, gfns: list, ...allocated(frames) }).result } };
+    const { result } = context.step({ op: name, domain: d, gfns: list, ...allocated(frames) });
+    for (const frame of frames) context.contents.forget(frame);
+    return { observed: { rc: result } };
   },
 
   add_to_physmap(context, { d, space, idx, gfn }, at) {
