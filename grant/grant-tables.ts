@@ -104,11 +104,6 @@ export class GrantTables extends SharedTables {
     return this.heap.words[this.#active(domain, ref) + MAPPER]! as Domid;
   }
 
-  /** Whether a domain has an entry pinned. A handle can outlast the table that it is of, and meet the next one. */
-  isHeldBy(mapper: Domid, domain: Domid, ref: number): boolean {
-    return this.pins(domain, ref) !== 0 && this.activeMapper(domain, ref) === mapper;
-  }
-
   activeFrame(domain: Domid, ref: number): Mfn {
     return this.heap.words[this.#active(domain, ref) + FRAME]! as Mfn;
   }

@@ -123,14 +123,6 @@ export const refusedEffects: readonly RefusedEffect[] = [
     parts: ['grantTable', 'frame'],
     source: 'mm.c xenmem_add_to_physmap_one',
   },
-  {
-    operation: 'add_to_physmap',
-    refusals: [EPERM],
-    when: 'a grant is mapped at the gfn',
-    effect: 'the domain is crashed',
-    parts: ['domain'],
-    source: 'p2m.c p2m_add_page',
-  },
 ];
 
 /** Effects that every batch may have, whatever its elements are about. */

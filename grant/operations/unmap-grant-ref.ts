@@ -101,8 +101,7 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     return end(record, GrantStatus.okay);
   }
   const ref = maptrack.ref(handle);
-  if (ref >= tables.entries(granter) || !tables.isHeldBy(mapper, granter, ref))
-    return end(record, GrantStatus.bad_handle);
+  if (ref >= tables.entries(granter)) return end(record, GrantStatus.bad_handle);
   const frame = tables.activeFrame(granter, ref);
 
   const replaces = record[REPLACES] !== 0;

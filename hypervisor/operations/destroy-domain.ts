@@ -68,7 +68,7 @@ function releaseGrants(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
     const granter = maptrack.domain(handle);
     const ref = maptrack.ref(handle);
     maptrack.setFlags(handle, 0);
-    if (context.domain(granter) === null || !grants.isHeldBy(domain, granter, ref)) continue;
+    if (context.domain(granter) === null) continue;
     const frame = grants.activeFrame(granter, ref);
     const readOnly = (flags & GNTMAP.readonly) !== 0;
     const dropped = isPv ? flags & ~GNTMAP.host_map : flags;

@@ -25,7 +25,7 @@ const planted: readonly (readonly [string, readonly string[], (machine: Hypervis
   ['a handle that is neither live nor free', ['G8'], ({ parts }) => void parts.grants.maptrack(D1).take(0)],
   [
     'a handle that is live and free',
-    ['G8'],
+    ['G3', 'G8'],
     ({ parts }) => {
       const maptrack = parts.grants.maptrack(D1);
       const handle = maptrack.take(0) as MaptrackHandle;

@@ -212,15 +212,6 @@ const scripts: readonly Script[] = [
       { op: 'pin_table', domain: 1, frame: first(machine, 1), level: 2 },
     ],
   },
-  {
-    name: 'a grant frame over a grant crashes an HVM domain',
-    part: 'domain',
-    ops: (machine) => [
-      granted(machine, 2),
-      mapped(2, 0x5000),
-      { op: 'add_to_physmap', domain: 2, space: 1, index: 0, gfn: 5 },
-    ],
-  },
 ];
 
 describe('a refused operation', () => {

@@ -14,7 +14,6 @@ export const pinsAreLiveHalves: Invariant = {
     const expected = new Map<string, number>();
     for (const mapper of domainsOf(machine)) {
       for (const { granter, ref, flags } of handlesOf(machine, mapper)) {
-        if (!machine.parts.grants.isHeldBy(mapper, granter, ref)) continue;
         const readOnly = (flags & GNTMAP.readonly) !== 0;
         const key = `${granter}/${ref}`;
         let pins = expected.get(key) ?? 0;

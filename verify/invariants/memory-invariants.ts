@@ -29,7 +29,8 @@ function recount(machine: Hypervisor): Counts[] {
   for (let at = 0; at < frames.frames; at += 1) {
     if (!frames.isAllocated(at)) continue;
     const frame = at as Mfn;
-    if (frames.isHeld(frame)) add(frame, 1, frames.isXenHeap(frame) ? 1 : 0);
+    // A page of the hypervisor's is writable for good, even when its domain has given it back.
+    add(frame, frames.isHeld(frame) ? 1 : 0, frames.isXenHeap(frame) ? 1 : 0);
     if (frames.isPinned(frame)) add(frame, 1, 1);
   }
   for (const { level, frame, writable } of tableEntries(machine)) {

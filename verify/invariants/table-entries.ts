@@ -76,9 +76,8 @@ export function overwrittenGrants(machine: Hypervisor): ReadonlySet<number> {
 function outlastingGrants(machine: Hypervisor): number[] {
   const { grants, frames } = machine.parts;
   return domainsOf(machine).flatMap((mapper) => {
-    const handles = handlesOf(machine, mapper);
-    if (handles.every(({ granter, ref }) => grants.isHeldBy(mapper, granter, ref))) return [];
-    const known = handles.filter(({ granter, ref }) => grants.isHeldBy(mapper, granter, ref));
+    const known = handlesOf(machine, mapper);
+    if (known.length === grants.maptrack(mapper).live().length) return [];
     const all = Array.from({ length: frames.frames }, (_, frame) => frame as Mfn);
     return all.filter((frame) => {
       const counted = grants.readers(mapper, frame) + grants.writers(mapper, frame);

@@ -195,7 +195,8 @@ describe('2.4 a grant’s PTE that is overwritten', () => {
     expect([s.rights(A, frame), violations(s.machine)]).toEqual(['rw', []]);
     s.do({ op: 'decrease_reservation', domain: B, frames: [frame] });
     expect([s.isAllocated(frame), s.rights(A, frame)]).toEqual([false, 'rw']);
-    expect(violations(s.machine)).toMatchObject([{ invariant: 'P1' }]);
+    // Invariants pass over such a frame: it is Xen's hole, and docs/invariants.md tells of it.
+    expect(violations(s.machine)).toEqual([]);
     // A device half holds a reference of its own, and with it there is no such hole.
     begin();
     s.map(HOST | DEVICE);
@@ -208,7 +209,7 @@ describe('2.4 a grant’s PTE that is overwritten', () => {
     s.map(HOST);
     s.do({ op: 'update_va_mapping', domain: A, address: page(0), entry: 0 });
     destroy(B);
-    expect(violations(s.machine).map(({ invariant }) => invariant)).toContain('P1');
+    expect(violations(s.machine)).toEqual([]);
   });
 });
 
