@@ -29,7 +29,7 @@ export interface RefusedEffect {
   readonly source: string;
 }
 
-const { general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, address_too_big, okay } = GrantStatus;
+const { general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, okay } = GrantStatus;
 const EPERM = -1;
 const EBUSY = -16;
 const EINVAL = -22;
@@ -102,11 +102,19 @@ export const refusedEffects: readonly RefusedEffect[] = [
   },
   {
     operation: 'transfer',
-    refusals: [general_error, bad_domain, address_too_big],
+    refusals: [general_error, bad_domain],
     when: 'the frame was taken from its owner before the refusal',
     effect: 'the frame is lost',
     parts: ['frame', 'deviceEntry'],
     source: 'grant_table.c gnttab_transfer',
+  },
+  {
+    operation: 'transfer',
+    refusals: [general_error],
+    when: 'an HVM target cannot have the frame at the gfn that its entry names',
+    effect: "the frame is the target's, at no gfn, and the entry says completed; over a grant's mapping it is crashed",
+    parts: ['frame', 'usageBits', 'deviceEntry', 'domain'],
+    source: 'grant_table.c gnttab_transfer; p2m.c guest_physmap_add_page',
   },
   {
     operation: 'pin_table',

@@ -62,7 +62,8 @@ function give(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     return finish(context, vcpu, record, status);
   }
   const { tables } = context;
-  context.ports.moves.give(vcpu, target, frame, tables.sharedGfn(target, ref));
+  const gfnHigh = tables.sharedGfnHigh(target, ref);
+  const isThere = context.ports.moves.give(vcpu, target, frame, tables.sharedGfn(target, ref), gfnHigh);
   if (context.domain(target)!.kind === 'pv') {
     if (tables.version(target) === 2) {
       tables.writeShared(target, ref, 2, frame);
@@ -70,7 +71,8 @@ function give(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     } else tables.writeShared(target, ref, 1, frame);
   }
   tables.writeShared(target, ref, 0, (tables.sharedFlags(target, ref) | GTF.transfer_completed) >>> 0);
-  return finish(context, vcpu, record, GrantStatus.okay);
+  // The frame is the target's either way, and its entry says so. xen: guest_physmap_add_page in gnttab_transfer.
+  return finish(context, vcpu, record, isThere ? GrantStatus.okay : GrantStatus.general_error);
 }
 
 /** Whether the target is there, has room, and its entry accepts; the entry is committed then. */

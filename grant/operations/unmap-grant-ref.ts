@@ -173,8 +173,11 @@ function device(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number 
     if (tables.readers(mapper, frame) === 0) failed = access.unmap(vcpu, mapper, frame);
     else if (!readOnly) failed = access.map(vcpu, mapper, frame, 1);
   }
-  // The halves are gone all the same, and completed. xen: unmap_common.
-  if (failed !== 0) record[STATUS] = GrantStatus.general_error;
+  // The halves are gone all the same, and completed; the counts stay with what devices reach. xen: unmap_common.
+  if (failed !== 0) {
+    tables.countHandle(mapper, frame, readOnly, 1);
+    record[STATUS] = GrantStatus.general_error;
+  }
   return access.isFlushed(vcpu) ? finish(context, vcpu, record) : Phase.deviceFlush;
 }
 

@@ -91,6 +91,7 @@ export class GrantCalls {
       case 'cache_flush':
         return this.#cacheFlush(op, domain);
       case 'get_version':
+        if (((op.count ?? 1) | 0) < 0) return { result: Errno.EINVAL };
         return op.argument && op.argument !== 'mapped' ? { result: Errno.EFAULT } : this.#version(op, domain);
       default:
         if ((op.count ?? 1) !== 1) return { result: Errno.EINVAL };
@@ -162,6 +163,7 @@ export class GrantCalls {
 
   placeSetVersion(op: SetVersionOp, vcpu: Vcpu): Vcpu | OpResult {
     if (!this.#domain(op.domain)) return { result: Errno.ESRCH };
+    if (((op.count ?? 1) | 0) < 0) return { result: Errno.EINVAL };
     const { pending } = this.#parts;
     const asked = op.allocate ?? [];
     const words = pending.elementsMax * ARGUMENT_WORDS;

@@ -104,9 +104,10 @@ export class Physmap implements PageMoves {
     return GrantStatus.okay;
   }
 
-  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfn: number): void {
+  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number, gfnHigh: number): boolean {
     this.#parts.frames.changeOwner(frame, domain);
-    this.populate(vcpu, domain, frame, gfn as Gfn);
+    if (this.#domain(domain).kind === 'hvm' && gfnHigh !== 0) return false;
+    return this.populate(vcpu, domain, frame, gfnLow as Gfn);
   }
 
   discard(vcpu: Vcpu, frame: Mfn): void {

@@ -52,6 +52,26 @@ describe('1.12 a page changes hands', () => {
     expect(s.entry(8, H)).toEqual([(A << 16) | DONE, 20]);
   });
 
+  it.each([
+    ['beyond its memory', 5000],
+    ['beyond 32 bits', '0x100000014'],
+  ] as const)('to an HVM guest at a gfn %s: it has the page, completed, but nowhere', (_, gfn) => {
+    s.do({ op: 'set_version', domain: H, version: 2 });
+    s.grant(8, { by: H, ...ACCEPT, frame: gfn });
+    const frame = s.frame(A);
+    expect(transfer({ domain: H })).toBe(GrantStatus.general_error);
+    expect([owner(frame), s.rights(H, 0x14), s.entry(8, H)[0]]).toEqual([H, '-', (A << 16) | DONE]);
+    expect(violations(s.machine)).toEqual([]);
+  });
+
+  it('to an HVM guest at a gfn where it has mapped a grant: that costs it its life', () => {
+    s.grant(9, { grantee: H });
+    s.do({ op: 'map_grant_ref', domain: H, elements: [{ hostAddress: 0x14000, flags: HOST, ref: 9, domain: B }] });
+    s.grant(8, { by: H, ...ACCEPT, frame: 0x14 });
+    expect(transfer({ domain: H })).toBe(GrantStatus.general_error);
+    expect([owner(s.frame(A)), s.machine.control.root.domains[H]!.state]).toEqual([H, 'crashed']);
+  });
+
   it('to oneself', () => {
     s.grant(8, { by: A, ...ACCEPT });
     expect(transfer({ domain: A })).toBe(0);

@@ -109,6 +109,13 @@ describe('1.9 get_status_frames, and their growth with the table', () => {
 });
 
 describe('1.9 set_version: refusals in order, the version in force told all the same', () => {
+  it('1 a count below zero, as for get_version', () => {
+    const count = 0x80000000;
+    expect(s.step({ op: 'set_version', domain: B, version: 2, count })).toEqual({ result: Errno.EINVAL });
+    expect(s.step({ op: 'get_version', domain: B, target: SELF, count })).toEqual({ result: Errno.EINVAL });
+    expect(s.step({ op: 'get_version', domain: B, target: SELF })).toMatchObject({ version: 1 });
+  });
+
   it('2 a version that there is not', () => {
     for (const version of [0, 3, 0xffffffff]) {
       expect(setVersion(version)).toEqual({ result: Errno.EINVAL, version: 1 });

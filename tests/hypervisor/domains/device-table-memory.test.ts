@@ -131,6 +131,12 @@ describe('1.8 row 9: an unmap whose device entry cannot be taken away, for the l
     exhaust(s);
     expect(s.unmap({ handle: 7, hostAddress: page(7) }, { by: HW })).toBe(GrantStatus.general_error);
     expect(stateOf(s, HW)).toBe('alive');
+    // Its counts stay with what its devices reach.
+    const grants = s.machine.parts.grants;
+    expect(s.rights(HW, FAR + 7)).toBe('rw');
+    expect([grants.readers(HW as Domid, (FAR + 7) as never), grants.writers(HW as Domid, (FAR + 7) as never)]).toEqual([
+      0, 1,
+    ]);
   });
 });
 

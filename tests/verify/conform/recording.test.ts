@@ -65,6 +65,12 @@ describe('what is no recording is refused with file and line', () => {
     ['no JSON', [config, '{"o":'], 'RECORDING_LINE', /^r\.jsonl:2: no JSON/],
     ['an empty line', [config, '', rest[0]!], 'RECORDING_LINE', /^r\.jsonl:2: no JSON/],
     ['no record', [config, '[1]'], 'RECORDING_LINE', /^r\.jsonl:2: expected a record/],
+    [
+      'a call of one element without any',
+      [config, '{"o":"set_version","s":1,"d":1,"n":1,"rc":0,"ops":[]}'],
+      'RECORDING_FIELD',
+      /^r\.jsonl:2: /,
+    ],
     ['an unknown kind', [config, '{"o":"mop"}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind .*"mop".*known: config/],
     ['no kind', [config, '{"s":1}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind .*none/],
     ['a kind that every object has', [config, '{"o":"toString"}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind/],

@@ -94,8 +94,19 @@ function parseLine(text: string, place: { file: string; line: number }): Recorde
   }
   // `iommu` is an object in the config and a list of descriptors everywhere else: each kind has its own table.
   checkFields(record, fields, place, record.o as string);
+  if (SINGLES.has(record.o as string) && (record.ops as readonly unknown[]).length !== 1)
+    throw fieldError(place, `${record.o}.ops`, record.ops, 'a list of one element');
   return value as RecordedLine;
 }
+
+/** Calls that take one element, whatever count they name. */
+const SINGLES: ReadonlySet<string> = new Set([
+  'setup_table',
+  'get_status_frames',
+  'query_size',
+  'get_version',
+  'set_version',
+] satisfies RecordKind[]);
 
 const kinds = (): string => Object.keys(recordFields).join(', ');
 
