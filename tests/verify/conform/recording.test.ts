@@ -71,6 +71,12 @@ describe('what is no recording is refused with file and line', () => {
       'RECORDING_FIELD',
       /^r\.jsonl:2: /,
     ],
+    [
+      'a quarantine that there is not',
+      [config.replace(/"quarantine":"[a-z]*"/, '"quarantine":"most"')],
+      'RECORDING_FIELD',
+      /^r\.jsonl:1: config\.iommu\.quarantine is "most"; expected none, basic, scratch/,
+    ],
     ['an unknown kind', [config, '{"o":"mop"}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind .*"mop".*known: config/],
     ['no kind', [config, '{"s":1}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind .*none/],
     ['a kind that every object has', [config, '{"o":"toString"}'], 'RECORDING_KIND', /^r\.jsonl:2: unknown kind/],

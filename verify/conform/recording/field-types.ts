@@ -1,6 +1,6 @@
 // How a value of each type of field looks: for checking what a file says.
 
-import type { FieldType } from './record-fields.ts';
+import { type FieldType, fieldWords } from './record-fields.ts';
 
 interface TypeCheck {
   readonly holds: (value: unknown) => boolean;
@@ -37,9 +37,16 @@ function isDescriptor(value: unknown): boolean {
 const isFault = (value: unknown): boolean =>
   isObject(value) && isHex(value.sid) && isInt(value.reason) && isHex(value.addr) && isInt(value.write);
 
+function oneOf(words: readonly string[]): TypeCheck {
+  return { holds: (value) => words.includes(value as string), expected: words.join(', ') };
+}
+
 export const fieldTypes: Readonly<Record<FieldType, TypeCheck>> = {
   int: { holds: isInt, expected: 'an integer' },
   bool: { holds: (value) => typeof value === 'boolean', expected: 'true or false' },
+  quarantine: oneOf(fieldWords.quarantine),
+  hardwareDomain: oneOf(fieldWords.hardwareDomain),
+  pointer: oneOf(fieldWords.pointer),
   text: { holds: isText, expected: 'a string' },
   any: { holds: () => true, expected: 'anything' },
   hex: { holds: isHex, expected: 'a "0x..." string of up to 16 lower-case digits' },

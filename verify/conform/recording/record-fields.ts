@@ -24,11 +24,23 @@ export interface RecordedFault {
   readonly write: number;
 }
 
+/** Words that some fields choose from. */
+export const fieldWords = {
+  quarantine: ['none', 'basic', 'scratch'],
+  hardwareDomain: ['strict', 'relaxed', 'passthrough'],
+  pointer: ['ok', 'null', 'unmapped', 'noncanonical', 'xen'],
+} as const;
+type Word<Field extends keyof typeof fieldWords> = (typeof fieldWords)[Field][number];
+
 /** The types of fields, and what each is in a program. */
 export interface FieldValues {
   int: number;
   bool: boolean;
   text: string;
+  quarantine: Word<'quarantine'>;
+  hardwareDomain: Word<'hardwareDomain'>;
+  /** Where an argument of a hypercall lies. */
+  pointer: Word<'pointer'>;
   any: unknown;
   /** 64 bits as `0x...`. */
   hex: `0x${string}`;
@@ -73,10 +85,10 @@ export const recordFields = {
     iommu: {
       qinval: 'input bool',
       superpages: 'input bool',
-      quarantine: 'input text',
+      quarantine: 'input quarantine',
       ats: 'input bool',
     },
-    dom0Iommu: 'input text',
+    dom0Iommu: 'input hardwareDomain',
     gnttab: {
       maxVersion: 'input int',
       transitive: 'input bool',
@@ -227,7 +239,7 @@ export const recordFields = {
   entry: { d: 'input int', ref: 'input int', flags: 'compared int', st: 'compared int', frame: 'compared hex' },
   setup_table: {
     ...hypercall,
-    ops: [{ dom: 'input int', nr: 'input int', ptr: 'input text', st: 'compared int', frames: 'compared hexes' }],
+    ops: [{ dom: 'input int', nr: 'input int', ptr: 'input pointer', st: 'compared int', frames: 'compared hexes' }],
   },
   get_status_frames: {
     ...hypercall,
@@ -248,7 +260,7 @@ export const recordFields = {
     ...byDomain,
     cmd: 'input int',
     n: 'input int',
-    ptr: 'input text',
+    ptr: 'input pointer',
     what: 'ignored text?',
     addr: 'ignored hex?',
     iommu: 'ignored descriptors',

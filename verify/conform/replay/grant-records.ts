@@ -1,7 +1,7 @@
 // Records of grant hypercalls: from each to an operation, and from its result to what the record would say.
 
 import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
-import type { ElementOf, RecordedLine } from '../recording/record-fields.ts';
+import type { ElementOf, FieldValues, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
 import { STATUS_INDEX } from './memory-records.ts';
@@ -14,15 +14,17 @@ const NO_FRAME = '0xffffffffffffffff';
 const SHOWN_FRAMES = 8;
 const DOMID_SELF = 0x7ff0;
 
+type Pointer = FieldValues['pointer'];
+
 /** What a pointer of the recorder's is, by the words of the records. */
-const PLACES: Readonly<Record<string, ArgumentPlace>> = {
+const PLACES: Readonly<Record<Pointer, ArgumentPlace>> = {
   ok: 'mapped',
   null: 'unmapped',
   unmapped: 'unmapped',
   noncanonical: 'forbidden',
   xen: 'forbidden',
 };
-const placeOf = (pointer: string): ArgumentPlace => PLACES[pointer] ?? 'mapped';
+const placeOf = (pointer: Pointer): ArgumentPlace => PLACES[pointer];
 
 const targetOf = (caller: number, domain: number): number => (domain === DOMID_SELF ? caller : domain);
 

@@ -75,10 +75,10 @@ export function machineOptions(recording: Recording): MachineOptions {
     },
     iommu: {
       superpages: config.iommu.superpages,
-      quarantine: config.iommu.quarantine as 'none' | 'basic' | 'scratch',
+      quarantine: config.iommu.quarantine,
       queuedInvalidation: config.iommu.qinval,
       ats: config.iommu.ats,
-      hardwareDomain: config.dom0Iommu as 'strict' | 'relaxed' | 'passthrough',
+      hardwareDomain: config.dom0Iommu,
     },
   };
 }
