@@ -17,6 +17,7 @@ export type {
 } from './door/grant-op.ts';
 export type { FrameRange, MemoryLayout, MemoryOp } from './door/memory-op.ts';
 export type { DmaResult, Op, OpResult } from './door/op.ts';
+export { batchEffects, type RefusedEffect, refusedEffects, StatePart } from './door/refused-effects.ts';
 export type { VcpuOpName } from './door/vcpu-ops.ts';
 export { Hypervisor } from './hypervisor.ts';
 export { inspect, type MachineView, type UnitView } from './inspect.ts';
@@ -31,6 +32,5 @@ export type {
   MachineOptions,
   UnitDescription,
 } from './options.ts';
-export { batchEffects, type RefusedEffect, refusedEffects, StatePart } from './refused-effects.ts';
 export { type Rules, type RulesName, ruleFacts, rulePresets, rulesNamed } from './rules.ts';
 export { diff, fingerprint, fork, release, rollback, type Snapshot, snapshot } from './snapshot.ts';

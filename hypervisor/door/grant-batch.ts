@@ -65,14 +65,24 @@ function placeMapElements(record: Uint32Array, elements: readonly MapElementInpu
   }
 }
 
+/** What elements that end a mapping have in common: the handle, where it was mapped, and no outcome yet. */
+function placeEnded(
+  record: Uint32Array,
+  at: number,
+  hostAddress: UnmapElementInput['hostAddress'],
+  handle: number,
+): void {
+  placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
+  record[at + HANDLE_IN] = word32(handle, 'handle');
+  for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
+}
+
 function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
     const { hostAddress, busAddress, handle } = elementAt(elements, index, 'unmap_grant_ref');
-    placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
     placeWide(record, at + BUS_LOW, busAddress, 'busAddress');
-    record[at + HANDLE_IN] = word32(handle, 'handle');
-    for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
+    placeEnded(record, at, hostAddress, handle);
     at += ARGUMENT_WORDS;
   }
 }
@@ -81,10 +91,8 @@ function placeReplaceElements(record: Uint32Array, elements: readonly ReplaceEle
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
     const { hostAddress, newAddress, handle } = elementAt(elements, index, 'unmap_and_replace');
-    placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
     placeWide(record, at + BUS_LOW, newAddress, 'newAddress');
-    record[at + HANDLE_IN] = word32(handle, 'handle');
-    for (let word = STATUS_OUT; word < ARGUMENT_WORDS; word += 1) record[at + word] = 0;
+    placeEnded(record, at, hostAddress, handle);
     at += ARGUMENT_WORDS;
   }
 }

@@ -247,7 +247,7 @@ describe('docs/refused-operations.md', () => {
     const text = [
       '# Refused operations',
       '',
-      'A refused operation changes nothing, but for this, which Xen does, too. Made from `hypervisor/refused-effects.ts`;',
+      'A refused operation changes nothing, but for this, which Xen does, too. Made from `hypervisor/door/refused-effects.ts`;',
       'a property holds every refusal against it.',
       '',
       '| operation | refused with | when | what stays | parts | xen |',

@@ -1,8 +1,8 @@
 // What an operation leaves behind although it was refused, as Xen does: the only exceptions to the rule that a refusal
 // changes nothing. docs/refused-operations.md is made of this table, and a property holds refusals against it.
 
-import { GrantStatus } from '../grant/index.ts';
-import type { Op } from './door/op.ts';
+import { GrantStatus } from '../../grant/index.ts';
+import type { Op } from './op.ts';
 
 /** What of a machine an operation can change, in the words of the table. */
 export const StatePart = {
