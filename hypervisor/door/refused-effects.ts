@@ -8,6 +8,7 @@ import type { Op } from './op.ts';
 export const StatePart = {
   handleQueue: 'the order of free handles',
   usageBits: 'usage bits of an entry',
+  grantEntry: 'an entry, other than its usage bits',
   frameType: "a frame's type",
   deviceEntry: 'what devices reach',
   frame: 'a frame, with what it held',
@@ -113,7 +114,7 @@ export const refusedEffects: readonly RefusedEffect[] = [
     refusals: [general_error],
     when: 'an HVM target cannot have the frame at the gfn that its entry names',
     effect: "the frame is the target's, at no gfn, and the entry says completed; over a grant's mapping it is crashed",
-    parts: ['frame', 'usageBits', 'deviceEntry', 'domain'],
+    parts: ['frame', 'frameType', 'grantEntry', 'usageBits', 'deviceEntry', 'domain'],
     source: 'grant_table.c gnttab_transfer; p2m.c guest_physmap_add_page',
   },
   {

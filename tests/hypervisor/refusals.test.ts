@@ -37,7 +37,7 @@ function facets(machine: Hypervisor): Map<string, string> {
     if (!frames.isXenHeap(Number(at) as Mfn)) set(isTable ? 'tableEntry' : 'frame', `content of ${at}`, words.join());
   }
   for (const [name, { flags, grantee, frame, pins }] of Object.entries(view.grants)) {
-    set('other', `grant ${name}`, { flags: flags & ~0x18, grantee, frame, pins });
+    set('grantEntry', name, { flags: flags & ~0x18, grantee, frame, pins });
   }
   for (const [name, handle] of Object.entries(view.handles)) set('other', `handle ${name}`, handle);
   for (const [name, entry] of Object.entries(view.devices)) set('deviceEntry', name, entry);
@@ -203,6 +203,15 @@ const scripts: readonly Script[] = [
     name: 'a transfer loses the frame',
     part: 'frame',
     ops: (machine) => [{ op: 'transfer', domain: 1, elements: [{ frame: first(machine, 1), domain: 3, ref: 8 }] }],
+  },
+  {
+    name: 'a transfer to a gfn that an HVM domain does not have',
+    part: 'grantEntry',
+    ops: (machine) => [
+      { op: 'decrease_reservation', domain: 2, frames: [0] },
+      { op: 'grant_write', domain: 2, ref: 9, layout: 2, flags: GTF.accept_transfer, grantee: 1, frame: 0xffff },
+      { op: 'transfer', domain: 1, elements: [{ frame: first(machine, 1), domain: 2, ref: 9 }] },
+    ],
   },
   {
     name: 'a frame that cannot be a table loses its type',
