@@ -2,6 +2,7 @@
 
 import { Errno } from '../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../machine/frame-number.ts';
+import { bytesHex, hexBytes } from '../machine/hex.ts';
 import { parseSbdf } from '../machine/ids.ts';
 import { wideLow } from '../machine/wide.ts';
 import {
@@ -14,7 +15,6 @@ import {
   type TranslatedAccess,
   type VtdUnit,
 } from '../passthrough/index.ts';
-import { bytesHex, hexBytes } from './door/memory-calls.ts';
 import type { DmaResult, Op, OpResult } from './door/op.ts';
 import type { Parts } from './parts.ts';
 

@@ -49,9 +49,10 @@ export function setOwner(control: ControlState, index: number, owner: number | n
   const leavesGuest = isGuest(control, before.owner);
   const joinsGuest = isGuest(control, owner);
   control.change(whatBecame(before.device, owner), (draft) => {
-    for (const other of draft.devices) {
-      if (leavesGuest && other.owner === before.owner && other.place > before.place) other.place -= 1;
-      if (joinsGuest && other.owner === owner) other.place += 1;
+    // Looked for in the tree as it is: a draft costs much for each part of it that is looked at.
+    for (const [at, other] of control.root.devices.entries()) {
+      if (leavesGuest && other.owner === before.owner && other.place > before.place) draft.devices[at]!.place -= 1;
+      if (joinsGuest && other.owner === owner) draft.devices[at]!.place += 1;
     }
     draft.devices[index]!.owner = owner;
     draft.devices[index]!.place = 0;

@@ -39,6 +39,10 @@ const HELD = 1 << 19;
 const TYPE_COUNT_MASK = (1 << 27) - 1;
 const TYPE_SHIFT = 28;
 
+const zeros = new Uint32Array(PAGE_WORDS);
+/** For fills; nothing of it is kept. */
+const filling = new Uint32Array(PAGE_WORDS);
+
 /**
  * Told of writes to the frames that it watches: the hardware, of frames that it may read as tables.
  * `word` and `words` name the 32-bit words of the frame that are about to change, or have just changed, at once.
@@ -310,6 +314,7 @@ export class FrameTable {
 
   clearContents(frame: Mfn): void {
     if (this.#heap.isBlank(frame)) return;
+    if (this.watchWord(frame) === 0) return this.#heap.writeBlockWords(frame, 0, zeros, 0, PAGE_WORDS);
     const words = this.#heap.blocks[frame]!;
     for (let word = 0; word < PAGE_WORDS; word += 2) {
       if ((words[word]! | words[word + 1]!) !== 0) this.writeEntry(frame, word >>> 1, 0, 0);
@@ -343,15 +348,17 @@ export class FrameTable {
   /** Bytes of a frame's content, from an offset on. */
   readBytes(frame: number, offset: number, length: number): Uint8Array {
     const words = this.#heap.blocks[frame]!;
-    return Uint8Array.from({ length }, (_, at) => words[(offset + at) >>> 2]! >>> (((offset + at) & 3) * 8));
+    const bytes = new Uint8Array(length);
+    for (let at = 0, byte = offset; at < length; at += 1, byte += 1)
+      bytes[at] = words[byte >>> 2]! >>> ((byte & 3) * 8);
+    return bytes;
   }
 
   /** Writes one byte over and over within a frame. */
   fillBytes(frame: Mfn, offset: number, length: number, byte: number): void {
     if ((offset | length) & 3) return this.writeBytes(frame, offset, new Uint8Array(length).fill(byte));
-    const value = (byte * 0x01010101) >>> 0;
-    for (let word = offset >>> 2, end = (offset + length) >>> 2; word < end; word += 1)
-      this.writeWord(frame, word, value);
+    const words = length >>> 2;
+    this.writeWords(frame, offset >>> 2, filling.fill((byte * 0x01010101) >>> 0, 0, words), 0, words);
   }
 
   /** Writes bytes within a frame. */
@@ -371,6 +378,12 @@ export class FrameTable {
       }
       this.writeWord(frame, word, value >>> 0);
     }
+  }
+
+  /** Writes `count` words from `word` on: those of `values` from `from` on. */
+  writeWords(frame: Mfn, word: number, values: Uint32Array, from: number, count: number): void {
+    if (this.watchWord(frame) === 0) return this.#heap.writeBlockWords(frame, word, values, from, count);
+    for (let index = 0; index < count; index += 1) this.writeWord(frame, word + index, values[from + index]!);
   }
 
   writeWord(frame: Mfn, word: number, value: number): void {

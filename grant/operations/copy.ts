@@ -220,9 +220,8 @@ export function copyBytes(
     frames.readFrame(source, sourceWords);
     bytes.set(sourceBytes.subarray(from, from + length), to);
   }
-  for (let word = to >>> 2; word << 2 < to + length; word += 1) {
-    if (frames.readWord(destination, word) !== words[word]) frames.writeWord(destination, word, words[word]!);
-  }
+  const first = to >>> 2;
+  frames.writeWords(destination, first, words, first, ((to + length + 3) >>> 2) - first);
 }
 
 function moveForward(to: number, from: number, length: number): void {

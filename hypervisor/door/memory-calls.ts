@@ -3,6 +3,7 @@
 import type { GrantContext } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
+import { hexBytes } from '../../machine/hex.ts';
 import type { Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
 import { wideHigh, wideLow } from '../../machine/wide.ts';
@@ -150,11 +151,6 @@ export class MemoryCalls {
   }
 }
 
-const ascii = new TextEncoder();
-
-/** The value of a hex digit, from its character's code: digits are 0x30 and up, letters 0x41 and 0x61. */
-const hexDigit = (code: number): number => (code & 0xf) + (code > 0x39 ? 9 : 0);
-
 const NO_BYTES = new Uint8Array(0);
 
 /** @returns the length. */
@@ -164,22 +160,4 @@ function checkedFill({ byte, length }: { readonly byte: number; readonly length:
     throw new RangeError(`length ${length}: expected 0 to ${PAGE_SIZE}`);
   }
   return length;
-}
-
-/** Bytes from hex digits. @throws TypeError when they are not. */
-export function hexBytes(hex: string, name: string): Uint8Array {
-  if (typeof hex !== 'string' || hex.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(hex)) {
-    throw new TypeError(`${name}: expected pairs of hex digits`);
-  }
-  const codes = ascii.encode(hex);
-  const bytes = new Uint8Array(hex.length / 2);
-  for (let at = 0; at < bytes.length; at += 1) {
-    bytes[at] = (hexDigit(codes[at * 2]!) << 4) | hexDigit(codes[at * 2 + 1]!);
-  }
-  return bytes;
-}
-
-/** Hex digits of bytes. */
-export function bytesHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -17,6 +17,8 @@ const BLOCK_WORDS = 1 << BLOCK_SHIFT;
 const BLOCK_MASK = BLOCK_WORDS - 1;
 /** A machine has fewer words than this of either kind, so that every address is a small integer of the engine. */
 const WORDS_MAX = 2 ** 31;
+/** Blocks that may be adopted before the list of them has to grow. */
+const ADOPTED_ROOM = 64;
 /** In the undo log: the word lies in a block. */
 const IN_BLOCK = 0x80000000 | 0;
 
@@ -34,6 +36,8 @@ export class Heap {
   /** Counts rollbacks and copies: a memo of what the heap holds is good only while this stands still. */
   jumps = 0;
   #size = 0;
+  /** Blocks that are reserved or adopted; there may be room for more. */
+  #blockCount = 0;
   #segments: Segment[] = [];
   #log = new Int32Array(1 << 12);
   #logged = 0;
@@ -76,11 +80,13 @@ export class Heap {
 
   /** Reserves blocks of 1024 words that cost memory only once they are written. Block numbers go on from the last. */
   reserveBlocks(name: string, blocks: number, identity: SegmentIdentity = { kind: 'exact' }): Segment {
-    const base = this.blocks.length * BLOCK_WORDS;
+    const base = this.#blockCount * BLOCK_WORDS;
     if (base + blocks * BLOCK_WORDS > WORDS_MAX)
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
+    this.#blockCount += blocks;
     const from = this.blocks.length;
-    this.blocks.length = from + blocks;
+    // Grown at once, with room behind them for blocks that are adopted later.
+    this.blocks.length = Math.max(from, this.#blockCount + ADOPTED_ROOM);
     this.blocks.fill(zeros, from);
     return this.#add({
       name,
@@ -122,8 +128,11 @@ export class Heap {
   /** Makes 1024 words of a transient array the next block. @returns its number. */
   adoptBlock(words: Uint32Array): number {
     if (words.length !== BLOCK_WORDS) throw new RangeError(`a block of ${words.length} words: expected ${BLOCK_WORDS}`);
-    this.#adopted.add(this.blocks.length);
-    return this.blocks.push(words) - 1;
+    const block = this.#blockCount;
+    this.#blockCount += 1;
+    this.#adopted.add(block);
+    this.blocks[block] = words;
+    return block;
   }
 
   #add(segment: Segment): Segment {
@@ -217,14 +226,37 @@ export class Heap {
     own[next] = second;
   }
 
+  /** Writes `count` words of a block that follow one another, from `word` on: those of `values` from `from` on. */
+  writeBlockWords(block: number, word: number, values: Uint32Array, from: number, count: number): void {
+    let words = this.blocks[block]!;
+    const logging = this.#logging;
+    const log = logging && this.#logged + count * 2 > this.#log.length ? this.#growLog(count * 2) : this.#log;
+    const address = IN_BLOCK | (block << BLOCK_SHIFT);
+    let at = this.#logged;
+    for (let index = 0; index < count; index += 1) {
+      const place = word + index;
+      const old = words[place]!;
+      const value = values[from + index]!;
+      if (old === value) continue;
+      if (logging) {
+        log[at] = address | place;
+        log[at + 1] = old;
+        at += 2;
+      }
+      if (words === zeros) words = this.#ownBlock(block);
+      words[place] = value;
+    }
+    this.#logged = at;
+  }
+
   #ownBlock(block: number): Uint32Array {
     const words = new Uint32Array(BLOCK_WORDS);
     this.blocks[block] = words;
     return words;
   }
 
-  #growLog(): Int32Array {
-    const grown = new Int32Array(this.#log.length * 2);
+  #growLog(words = 0): Int32Array {
+    const grown = new Int32Array(this.#log.length * 2 + words);
     grown.set(this.#log);
     this.#log = grown;
     return grown;
@@ -288,18 +320,23 @@ export class Heap {
   }
 
   /**
-   * Calls `visit` with block and word of each write to a block since the mark, in order; writes that owners of
-   * transient arrays make there may be missing.
+   * Calls `visit` with block, first and last word of each write to a block since the mark, in order, words that follow
+   * one another at once; writes that owners of transient arrays make there may be missing.
    * @param from where to go on: what the last call returned
    */
-  eachBlockWriteSince(mark: Mark, visit: (block: number, word: number) => void, from = 0): number {
+  eachBlockWriteSince(mark: Mark, visit: (block: number, first: number, last: number) => void, from = 0): number {
     const log = this.#log;
+    const end = this.#logged;
     const position = this.#positions[this.#marks.indexOf(mark)]!;
-    for (let at = position + from; at < this.#logged; at += 2) {
+    for (let at = position + from; at < end; ) {
       const address = log[at]!;
-      if ((address & IN_BLOCK) !== 0) visit((address & ~IN_BLOCK) >>> BLOCK_SHIFT, address & BLOCK_MASK);
+      at += 2;
+      if ((address & IN_BLOCK) === 0) continue;
+      let last = address;
+      for (; at < end && log[at] === last + 1 && (last & BLOCK_MASK) !== BLOCK_MASK; at += 2) last += 1;
+      visit((address & ~IN_BLOCK) >>> BLOCK_SHIFT, address & BLOCK_MASK, last & BLOCK_MASK);
     }
-    return this.#logged - position;
+    return end - position;
   }
 
   /** Names of the segments in which words were written since the mark; of transient ones, those that differ from it. */

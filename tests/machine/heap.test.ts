@@ -125,7 +125,7 @@ describe('marks', () => {
     const mark = heap.mark();
     const writes = (from?: number) => {
       const seen: number[][] = [];
-      const next = heap.eachBlockWriteSince(mark, (block, word) => seen.push([block, word]), from);
+      const next = heap.eachBlockWriteSince(mark, (...run) => seen.push(run), from);
       return { seen, next };
     };
     heap.write(base, 1);
@@ -134,14 +134,27 @@ describe('marks', () => {
     heap.writeBlock(1, 1023, 5);
     const first = writes();
     expect(first.seen).toEqual([
-      [2, 6],
-      [2, 7],
-      [1, 1023],
+      [2, 6, 7],
+      [1, 1023, 1023],
     ]);
     expect(writes(first.next).seen).toEqual([]);
     heap.writeBlock(2, 0, 9);
-    expect(writes(first.next).seen).toEqual([[2, 0]]);
-    expect(writes().seen).toHaveLength(4);
+    expect(writes(first.next).seen).toEqual([[2, 0, 0]]);
+    expect(writes().seen).toHaveLength(3);
+  });
+
+  test('undo words that were written to a block at once, those that changed being logged', () => {
+    const heap = new Heap();
+    heap.reserveBlocks('contents', 2);
+    heap.writeBlock(1, 4, 7);
+    const mark = heap.mark();
+    heap.writeBlockWords(0, 0, new Uint32Array(8), 0, 8);
+    expect(heap.isBlank(0)).toBe(true);
+    heap.writeBlockWords(1, 3, Uint32Array.of(9, 1, 7, 0, 0xffffffff), 1, 4);
+    expect([...heap.blocks[1]!.subarray(2, 8)]).toEqual([0, 1, 7, 0, 0xffffffff, 0]);
+    expect(heap.wordsSince(mark)).toBe(2);
+    heap.rollback(mark);
+    expect([...heap.blocks[1]!.subarray(2, 8)]).toEqual([0, 0, 7, 0, 0, 0]);
   });
 
   test('hold more writes than the log had room for at first', () => {

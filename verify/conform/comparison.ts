@@ -65,7 +65,9 @@ export class Comparison {
       this.#describe?.(disagreement);
     };
     for (const field of fields) {
-      if (field.name in observed) this.#field(field, field.name, record[field.name], observed[field.name], report);
+      const got = observed[field.name];
+      if (got === undefined && !(field.name in observed)) continue;
+      this.#field(field, field.name, record[field.name], got, report);
     }
     if (elements.length === 0) return;
     const recorded = record.ops as readonly Observation[];
@@ -74,9 +76,10 @@ export class Comparison {
       const element = recorded[at]!;
       const got = seen[at]!;
       for (const field of elements) {
-        if (!(field.name in got)) continue;
-        const name = element[field.name] === got[field.name] ? field.name : `ops[${at}].${field.name}`;
-        this.#field(field, name, element[field.name], got[field.name], report);
+        const { name } = field;
+        const value = got[name];
+        if (value === undefined && !(name in got)) continue;
+        this.#field(field, element[name] === value ? name : `ops[${at}].${name}`, element[name], value, report);
       }
     }
   }

@@ -1,27 +1,24 @@
-// FNV-1a over 64 bits, of words in memory: in 16-bit pieces, since a number holds no product of 64 bits exactly.
+// FNV-1a over 64 bits, of words in memory: in halves of 32 bits, since a number holds no product of 64 bits exactly.
 
-/** Offset basis cbf29ce484222325 and prime 100000001b3, lowest piece first. */
-const BASIS = [0x2325, 0x8422, 0x9ce4, 0xcbf2] as const;
+/** Offset basis cbf29ce484222325; prime 100000001b3, which is 2^40 + 0x1b3. */
+const BASIS_HIGH = 0xcbf29ce4;
+const BASIS_LOW = 0x84222325;
 const PRIME_LOW = 0x1b3;
 const PRIME_SHIFT = 8;
 
 /** Hash of the bytes of little-endian words, as 16 hex digits. */
 export function contentHash(words: Uint32Array): string {
-  let [a, b, c, d]: [number, number, number, number] = [...BASIS];
+  let high = BASIS_HIGH | 0;
+  let low = BASIS_LOW | 0;
   for (let at = 0; at < words.length; at += 1) {
     const word = words[at]!;
     for (let shift = 0; shift < 32; shift += 8) {
-      a ^= (word >>> shift) & 0xff;
-      // Times the prime, which is 2^40 + 0x1b3: the pieces by the low part, and the two lowest 40 bits higher.
-      const p0 = a * PRIME_LOW;
-      const p1 = b * PRIME_LOW + (p0 >>> 16);
-      const p2 = c * PRIME_LOW + ((a << PRIME_SHIFT) & 0xffffff) + (p1 >>> 16);
-      const p3 = d * PRIME_LOW + ((b << PRIME_SHIFT) & 0xffffff) + (p2 >>> 16);
-      a = p0 & 0xffff;
-      b = p1 & 0xffff;
-      c = p2 & 0xffff;
-      d = p3 & 0xffff;
+      low ^= (word >>> shift) & 0xff;
+      // What the low half's product carries into the high one, and the low half shifted by 40.
+      const carry = ((low >>> 16) * PRIME_LOW + (((low & 0xffff) * PRIME_LOW) >>> 16)) >>> 16;
+      high = (Math.imul(high, PRIME_LOW) + carry + (low << PRIME_SHIFT)) | 0;
+      low = Math.imul(low, PRIME_LOW);
     }
   }
-  return [d, c, b, a].map((piece) => piece.toString(16).padStart(4, '0')).join('');
+  return [high, low].map((half) => (half >>> 0).toString(16).padStart(8, '0')).join('');
 }

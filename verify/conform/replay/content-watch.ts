@@ -1,8 +1,8 @@
 // What copies did to the data frames of domains, as the recorder of real Xen saw it.
 
+import { bytesHex } from '../../../machine/hex.ts';
 import type { RecordOf } from '../recording/record-fields.ts';
 import { contentHash } from './content-hash.ts';
-import { bytesHex } from './hex-value.ts';
 import type { MachineProbe } from './machine-probe.ts';
 
 type Content = RecordOf<'copy'>['mem'] extends readonly (infer Entry)[] | undefined ? Entry : never;

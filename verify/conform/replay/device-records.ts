@@ -1,8 +1,9 @@
 // Records of devices and of plain accesses to memory.
 
 import type { DmaResult } from '../../../hypervisor/index.ts';
+import { bytesHex, filledHex } from '../../../machine/hex.ts';
 import type { RecordedFault } from '../recording/record-fields.ts';
-import { bytesHex, filledHex, frameOf, sbdfOf, wideOf } from './hex-value.ts';
+import { frameOf, sbdfOf, wideOf } from './hex-value.ts';
 import type { Handlers, ReplayContext } from './replay-context.ts';
 
 const PROBE_BYTES = 16;

@@ -97,14 +97,13 @@ export class EntryWatch {
     return watched === undefined || watched.statusWindow !== null || watched.refsPerFrame === PAGE_WORDS / 2;
   }
 
-  /** Something was written to a word of a frame. */
-  noteWrite(frame: number, word: number): void {
+  /** Something was written to these words of a frame. */
+  noteWrite(frame: number, first: number, last: number): void {
     const table = this.#tableFrames.get(frame);
     if (table === undefined) return;
     const { watched, firstRef, refsPerWord } = table;
-    const ref = firstRef + Math.floor(word * refsPerWord);
-    watched.touched.add(ref);
-    if (refsPerWord > 1) watched.touched.add(ref + 1);
+    const end = firstRef + Math.ceil((last + 1) * refsPerWord);
+    for (let ref = firstRef + Math.floor(first * refsPerWord); ref < end; ref += 1) watched.touched.add(ref);
   }
 
   /** The guest wrote an entry's flags itself, which does not count as a change. */

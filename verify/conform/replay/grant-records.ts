@@ -29,8 +29,8 @@ const placeOf = (pointer: Pointer): ArgumentPlace => PLACES[pointer];
 const targetOf = (caller: number, domain: number): number => (domain === DOMID_SELF ? caller : domain);
 
 /** `rc`, and the status of each element. */
-function withStatuses({ result, elements }: Outcome, count: number) {
-  const ops = Array.from({ length: count }, (_, at) => ({ st: elements?.[at]?.status ?? UNTOUCHED.status }));
+function withStatuses({ result, elements }: Outcome, recorded: readonly unknown[]) {
+  const ops = recorded.map((_, at) => ({ st: elements?.[at]?.status ?? UNTOUCHED.status }));
   return { observed: { rc: result, ops } };
 }
 
@@ -142,7 +142,7 @@ export const grantHandlers: Handlers = {
       domain: d,
       elements: ops.map(({ host, dev, h }) => ({ hostAddress: wideOf(host), busAddress: wideOf(dev), handle: h })),
     });
-    return withStatuses(outcome, ops.length);
+    return withStatuses(outcome, ops);
   },
 
   unmap_and_replace(context, { d, ops }) {
@@ -151,7 +151,7 @@ export const grantHandlers: Handlers = {
       domain: d,
       elements: ops.map((x) => ({ hostAddress: wideOf(x.host), newAddress: wideOf(x.new), handle: x.h })),
     });
-    return withStatuses(outcome, ops.length);
+    return withStatuses(outcome, ops);
   },
 
   copy(context, { d, ops, mem }) {
@@ -171,18 +171,18 @@ export const grantHandlers: Handlers = {
       context.step({ op: 'store', frame, offset, bytes }),
     );
     if (mem && recorded.length < mem.length) context.tally.skip('copy.mem', mem.length - recorded.length);
-    const { observed } = withStatuses(outcome, ops.length);
+    const { observed } = withStatuses(outcome, ops);
     return { observed: { ...observed, mem: contents.changes() }, recorded: { mem: recorded } };
   },
 
   transfer(context, { d, ops }) {
     const elements = ops.map(({ mfn, dom, ref }) => ({ frame: wideOf(mfn), domain: dom, ref }));
-    return withStatuses(context.step({ op: 'transfer', domain: d, elements }), ops.length);
+    return withStatuses(context.step({ op: 'transfer', domain: d, elements }), ops);
   },
 
   swap_grant_ref(context, { d, ops }) {
     const elements = ops.map(({ a, b }) => ({ a, b }));
-    return withStatuses(context.step({ op: 'swap_grant_ref', domain: d, elements }), ops.length);
+    return withStatuses(context.step({ op: 'swap_grant_ref', domain: d, elements }), ops);
   },
 
   cache_flush(context, { d, ops }) {

@@ -16,18 +16,6 @@ export function hexOf(value: Wide): string {
 /** A frame number; what no frame number can hold stays beyond every machine. */
 export const frameOf = (hex: string): number => Number(hex);
 
-const BYTE_HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
-
-/** Hex digits of bytes. */
-export function bytesHex(bytes: ArrayLike<number>, from = 0, to = bytes.length): string {
-  let text = '';
-  for (let at = from; at < to; at += 1) text += BYTE_HEX[bytes[at]!]!;
-  return text;
-}
-
-/** Hex digits of `count` bytes that are all the same. */
-export const filledHex = (byte: number, count: number): string => BYTE_HEX[byte & 0xff]!.repeat(count);
-
 /** `0000:00:06.0` of bus << 8 | device << 3 | function. */
 export function sbdfOf(bdf: number): string {
   const bus = (bdf >>> 8).toString(16).padStart(2, '0');

@@ -41,10 +41,11 @@ export class MachineProbe {
     if (!control.root.domains[domain]) return NO_FRAMES;
     const { grants } = parts;
     const id = domain as Domid;
-    return {
-      shared: Array.from({ length: grants.frameCount(id) }, (_, index) => grants.frame(id, index)),
-      status: Array.from({ length: grants.statusFrameCount(id) }, (_, index) => grants.statusFrame(id, index)),
-    };
+    const shared: number[] = [];
+    const status: number[] = [];
+    for (let index = 0; index < grants.frameCount(id); index += 1) shared.push(grants.frame(id, index));
+    for (let index = 0; index < grants.statusFrameCount(id); index += 1) status.push(grants.statusFrame(id, index));
+    return { shared, status };
   }
 
   /** Refs that lie in one frame of the shared table. */

@@ -19,8 +19,8 @@ import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-contex
 import { UnitTap } from './unit-tap.ts';
 
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
-/** The log of writes is let go of when it is this long. */
-const LOG_WORDS = 1 << 18;
+/** The log of writes is let go of when it is this long: while it is short it stays where it is fast to reach. */
+const LOG_WORDS = 1 << 14;
 
 type AnyHandler = (context: ReplayContext, record: unknown, at: number) => Replayed | undefined;
 
@@ -82,8 +82,8 @@ export class Replay implements ReplayContext {
     this.#looked = 0;
   }
 
-  readonly #noteWrite = (block: number, word: number): void => {
-    this.entries.noteWrite(block, word);
+  readonly #noteWrite = (block: number, first: number, last: number): void => {
+    this.entries.noteWrite(block, first, last);
     this.contents.noteWrite(block);
   };
 
@@ -94,17 +94,17 @@ export class Replay implements ReplayContext {
     this.#tap.take();
     const replayed = handler?.(this, record, at);
     if (!replayed || !isCompared(record.o)) return this.tally.skip(record.o);
-    const observed = { ...replayed.observed, ...this.#sideEffects(record) };
+    const observed = this.#withSideEffects(replayed.observed, record);
     const recorded = replayed.recorded ? { ...record, ...replayed.recorded } : record;
     this.#comparison.compare(at + 1, record.o, recorded as unknown as Observation, observed);
   }
 
-  /** What the operation submitted to the unit, and which grant entries it changed. */
-  #sideEffects(record: { readonly o: string }): Observation {
+  /** Also what the operation submitted to the unit, and which grant entries it changed. */
+  #withSideEffects(observed: Observation, record: { readonly o: string }): Observation {
     const iommu = this.#tap.take();
     // The recorder looked at the entries after each grant hypercall, and when a domain was destroyed.
     const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
-    return looksAtEntries ? { iommu, gt: this.entries.changes() } : { iommu };
+    return looksAtEntries ? { ...observed, iommu, gt: this.entries.changes() } : { ...observed, iommu };
   }
 }
 
