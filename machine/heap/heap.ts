@@ -281,15 +281,20 @@ export class Heap {
     const index = this.#dropMarksAfter(mark);
     const position = this.#positions[index]!;
     this.jumps += 1;
+    this.#undo(position);
+    this.#logged = position;
+    // Last: words of a block that is part of a transient array may be in the log, too.
+    this.#transients.restore(this.#copies[index]!);
+  }
+
+  /** A function of its own, so that the engine makes good code of the loop whatever comes after it. */
+  #undo(position: number): void {
     const log = this.#log;
     for (let at = this.#logged - 2; at >= position; at -= 2) {
       const address = log[at]!;
       if ((address & IN_BLOCK) === 0) this.words[address] = log[at + 1]!;
       else this.blocks[(address & ~IN_BLOCK) >>> BLOCK_SHIFT]![address & BLOCK_MASK] = log[at + 1]!;
     }
-    this.#logged = position;
-    // Last: words of a block that is part of a transient array may be in the log, too.
-    this.#transients.restore(this.#copies[index]!);
   }
 
   /** Gives up the mark and those after it: the writes since stay, and can only be undone through an earlier mark. */

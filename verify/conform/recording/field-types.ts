@@ -2,7 +2,8 @@
 
 import { type FieldType, fieldWords } from './record-fields.ts';
 
-interface TypeCheck {
+/** Whether a value is of a type, and what would be. */
+export interface TypeCheck {
   readonly holds: (value: unknown) => boolean;
   readonly expected: string;
 }

@@ -1,7 +1,7 @@
 // A recording in memory: its records, checked, with the lines that they came from.
 
 import { InputError } from '../../../machine/errors.ts';
-import { fieldTypes } from './field-types.ts';
+import { fieldTypes, type TypeCheck } from './field-types.ts';
 import {
   type FieldSpec,
   type FieldTable,
@@ -26,7 +26,7 @@ export interface Recording {
 interface FieldCheck {
   readonly name: string;
   readonly isOptional: boolean;
-  readonly type?: FieldType;
+  readonly type?: TypeCheck;
   readonly nested?: readonly FieldCheck[];
   readonly isList: boolean;
 }
@@ -43,10 +43,10 @@ function checksOf(table: FieldTable): FieldCheck[] {
   });
 }
 
-function plainField(spec: FieldSpec): { readonly isOptional: boolean; readonly type: FieldType } {
+function plainField(spec: FieldSpec): { readonly isOptional: boolean; readonly type: TypeCheck } {
   const type = spec.slice(spec.indexOf(' ') + 1);
   const isOptional = type.endsWith('?');
-  return { isOptional, type: (isOptional ? type.slice(0, -1) : type) as FieldType };
+  return { isOptional, type: fieldTypes[(isOptional ? type.slice(0, -1) : type) as FieldType] };
 }
 
 /**
@@ -120,9 +120,8 @@ function checkFields(
     const found = value[field.name];
     if (found === undefined && field.isOptional) continue;
     if (field.nested === undefined) {
-      const type = fieldTypes[field.type!];
-      if (found !== undefined && type.holds(found)) continue;
-      throw fieldError(place, `${path}.${field.name}`, found, type.expected);
+      if (found !== undefined && field.type!.holds(found)) continue;
+      throw fieldError(place, `${path}.${field.name}`, found, field.type!.expected);
     }
     if (field.isList) {
       if (!Array.isArray(found)) throw fieldError(place, `${path}.${field.name}`, found, 'a list');
