@@ -118,7 +118,7 @@ export class Hypervisor {
       options: config.grants,
       locks: parts.locks,
       ports: {
-        host: new HostMappingTables(parts, pages, physmap, (domain) => this.#domain(domain)),
+        host: new HostMappingTables(parts, pages, physmap, view),
         device: access,
         pages,
         moves: physmap,

@@ -1,9 +1,8 @@
 // Where grants are mapped for the processor: the answer to the grant tables' port.
 
-import { GNTMAP, type HostMappings } from '../../grant/index.ts';
+import { type DomainView, GNTMAP, type HostMappings } from '../../grant/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
 import { isGrantType, P2mType } from './p2m.ts';
 import type { PageTypes } from './page-types.ts';
@@ -17,9 +16,9 @@ export class HostMappingTables implements HostMappings {
   readonly #parts: Parts;
   readonly #pages: PageTypes;
   readonly #physmap: Physmap;
-  readonly #domain: (domain: Domid) => DomainControl;
+  readonly #domain: (domain: Domid) => DomainView | null;
 
-  constructor(parts: Parts, pages: PageTypes, physmap: Physmap, domain: (domain: Domid) => DomainControl) {
+  constructor(parts: Parts, pages: PageTypes, physmap: Physmap, domain: (domain: Domid) => DomainView | null) {
     this.#parts = parts;
     this.#pages = pages;
     this.#physmap = physmap;
@@ -27,7 +26,7 @@ export class HostMappingTables implements HostMappings {
   }
 
   create(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean {
-    if (this.#domain(domain).kind === 'hvm') {
+    if (this.#domain(domain)!.kind === 'hvm') {
       return this.#createGfn(vcpu, domain, ((low >>> 12) + high * 0x100000) as Gfn, frame, flags);
     }
     if (!this.#findPte(domain, low, high, flags)) return false;
@@ -54,7 +53,7 @@ export class HostMappingTables implements HostMappings {
 
   destroy(vcpu: Vcpu, domain: Domid, low: number, high: number, frame: Mfn, flags: number): boolean {
     const { pvTables, p2m } = this.#parts;
-    if (this.#domain(domain).kind === 'hvm') {
+    if (this.#domain(domain)!.kind === 'hvm') {
       const gfn = ((low >>> 12) + high * 0x100000) as Gfn;
       if (!isGrantType(p2m.type(domain, gfn)) || p2m.frame(domain, gfn) !== frame) return false;
       return this.#physmap.remove(vcpu, domain, gfn);
@@ -79,7 +78,7 @@ export class HostMappingTables implements HostMappings {
     flags: number,
   ): boolean {
     const { pvTables } = this.#parts;
-    if (this.#domain(domain).kind === 'hvm' || (flags & GNTMAP.contains_pte) !== 0) return false;
+    if (this.#domain(domain)!.kind === 'hvm' || (flags & GNTMAP.contains_pte) !== 0) return false;
     if (!pvTables.find(domain, newLow, newHigh)) return false;
     const taken = pvTables.low;
     const takenHigh = pvTables.high;
