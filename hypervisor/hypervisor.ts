@@ -90,7 +90,7 @@ export class Hypervisor {
   readonly #grantCalls: GrantCalls;
   readonly #memoryCalls: MemoryCalls;
 
-  /** @throws RangeError naming the option that cannot be. */
+  /** @throws RangeError, TypeError naming the option that cannot be, or that there is not. */
   constructor(options: MachineOptions = {}) {
     this.config = configure(options);
     this.parts = makeParts(this.config);

@@ -8,6 +8,9 @@ import { wideLow } from '../../machine/wide.ts';
 /** `of`: what the field belongs to, an operation's name, for messages about fields that there are not. */
 export type Check = (value: unknown, name: string, of?: string) => void;
 
+/** A check for every field of a type. */
+export type Fields<Of> = { readonly [Field in keyof Of]-?: Check };
+
 function shown(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
@@ -18,6 +21,15 @@ function upTo(max: number): Check {
     if (typeof value === 'number' && value >= 0 && value <= max && Number.isInteger(value)) return;
     const Kind = Number.isInteger(value) ? RangeError : TypeError;
     throw new Kind(`${name} ${shown(value)}: expected an integer from 0 to ${max}`);
+  };
+}
+
+/** An option with a range of its own. */
+export function between(low: number, high: number): Check {
+  return (value, name) => {
+    if (typeof value === 'number' && value >= low && value <= high && Number.isInteger(value)) return;
+    const Kind = typeof value === 'number' ? RangeError : TypeError;
+    throw new Kind(`${name} ${shown(value)}: expected ${low} to ${high}`);
   };
 }
 
@@ -36,13 +48,18 @@ export const flag: Check = (value, name) => {
   if (typeof value !== 'boolean') throw new TypeError(`${name} ${shown(value)}: expected true or false`);
 };
 
-export function oneOf(...allowed: readonly (string | number)[]): Check {
+function among(allowed: readonly (string | number)[], OfWords: typeof TypeError | typeof RangeError): Check {
   return (value, name) => {
     if (allowed.includes(value as string | number)) return;
-    const Kind = typeof value === 'number' && typeof allowed[0] === 'number' ? RangeError : TypeError;
+    const OfKind = typeof value === 'number' ? RangeError : OfWords;
+    const Kind = typeof value === typeof allowed[0] ? OfKind : TypeError;
     throw new Kind(`${name} ${shown(value)}: expected ${allowed.join(' or ')}`);
   };
 }
+
+export const oneOf = (...allowed: readonly (string | number)[]): Check => among(allowed, TypeError);
+/** A word among others that say how much or how: an option's. Another word is out of range. */
+export const oneWord = (...allowed: readonly string[]): Check => among(allowed, RangeError);
 
 /** Where an argument lies. */
 export const place = oneOf('mapped', 'unmapped', 'forbidden');

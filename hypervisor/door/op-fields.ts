@@ -2,9 +2,9 @@
 // and not here, or the other way round, does not compile.
 
 import {
-  type Check,
   device,
   domid,
+  type Fields,
   flag,
   half,
   index,
@@ -25,8 +25,6 @@ import type { MemoryLayout } from './memory-op.ts';
 import type { Op } from './op.ts';
 
 type Named<Name, Of = Op> = Of extends { readonly op: infer Names } ? (Name extends Names ? Of : never) : never;
-/** A check for every field of a type. */
-type Fields<Of> = { readonly [Field in keyof Of]-?: Check };
 type OpFields = { readonly [Name in Op['op']]: Fields<Omit<Named<Name>, 'op'>> };
 
 const words = listOf(word);
