@@ -17,6 +17,7 @@ import {
 import type { GrantBatchOp } from './grant-op.ts';
 import type { Op } from './op.ts';
 import { OP_FIELDS } from './op-fields.ts';
+import type { VcpuOp } from './vcpu-ops.ts';
 
 type Of<Name extends Op['op']> = Extract<Op, { readonly op: Name }>;
 
@@ -35,8 +36,8 @@ const TOGETHER: { readonly [Name in Op['op']]?: (op: Of<Name>) => void } = {
 };
 
 /**
- * The same for batches that run in micro-steps, written out: they are what most machines do most of the time, and what
- * is left out costs one comparison here.
+ * The same for batches that run in micro-steps, written out, as for the DMA API below: they are what most machines do
+ * most of the time, and what is left out costs one comparison here.
  */
 function checkBatch(op: GrantBatchOp, vcpus: number): void {
   domid(op.domain, 'domain');
@@ -48,6 +49,23 @@ function checkBatch(op: GrantBatchOp, vcpus: number): void {
     checkGiven(index, op.unreadableFrom, 'unreadableFrom') +
     checkGiven(index, op.unwritableFrom, 'unwritableFrom') +
     checkGiven(index, op.preemptAfter, 'preemptAfter');
+  checkEnd(op, given, vcpus);
+}
+
+function checkDmaRange(op: Of<'dma_map' | 'dma_unmap'>, vcpus: number): void {
+  domid(op.domain, 'domain');
+  index(op.dfn, 'dfn');
+  index(op.pages, 'pages');
+  let given = 4 + checkGiven(index, op.vcpu, 'vcpu');
+  if (op.op === 'dma_map') {
+    word(op.frame, 'frame');
+    if (op.access !== 'r' && op.access !== 'rw') OP_FIELDS.dma_map.access(op.access, 'access');
+    given += 2;
+  }
+  checkEnd(op, given, vcpus);
+}
+
+function checkEnd(op: VcpuOp, given: number, vcpus: number): void {
   if (op.vcpu !== undefined && op.vcpu >= vcpus) refuseVcpu(op.vcpu, vcpus);
   if (fieldCount(op) !== given) refuseUnknown(op, ['op', ...Object.keys(OP_FIELDS[op.op])], op.op);
 }
@@ -75,6 +93,9 @@ export function checkOp(op: Op, vcpus: number): void {
     case 'copy':
     case 'transfer':
       return checkBatch(op, vcpus);
+    case 'dma_map':
+    case 'dma_unmap':
+      return checkDmaRange(op, vcpus);
     default:
       return checkOther(op, vcpus);
   }
