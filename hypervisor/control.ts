@@ -40,6 +40,13 @@ export interface DeviceControl {
   readonly place: number;
 }
 
+/** A domain that was crashed, why, and the virtual CPU whose operation did it. */
+export interface Crash {
+  readonly vcpu: number;
+  readonly domain: number;
+  readonly reason: string;
+}
+
 export interface Control {
   readonly domains: readonly (DomainControl | null)[];
   readonly devices: readonly DeviceControl[];
@@ -47,6 +54,8 @@ export interface Control {
   readonly hardwareDomain: number | null;
   readonly units: readonly { readonly unit: number; readonly capabilities: Capabilities }[];
   readonly policy: { readonly name: string; readonly release: Release };
+  /** Crashes by operations that are not over: the result of each will name its own. Empty when nothing is in flight. */
+  readonly crashes: readonly Crash[];
 }
 
 /** A change of the control state and its undoing. */
@@ -89,4 +98,30 @@ export class ControlState {
     this.root = next;
     this.journal.push({ what, patches, inverse });
   }
+}
+
+/** A domain is crashed. Nothing happens to one that is not alive. xen: domain_crash, domain_shutdown. */
+export function crashDomain(control: ControlState, { vcpu, domain, reason }: Crash): void {
+  if (control.root.domains[domain]?.state !== 'alive') return;
+  control.change(`domain ${domain} crashed`, (draft) => {
+    const crashed = draft.domains[domain]!;
+    crashed.state = 'crashed';
+    crashed.reason = reason;
+    draft.crashes.push({ vcpu, domain, reason });
+  });
+}
+
+/** Takes the crashes that are the doing of an operation, which is over now, for its result to name them. */
+export function takeCrashes(
+  control: ControlState,
+  isItsDoing: (crash: Crash, index: number) => boolean,
+): readonly { readonly domain: number; readonly reason: string }[] {
+  const { crashes } = control.root;
+  const taken = crashes.filter(isItsDoing);
+  if (taken.length === 0) return [];
+  const left = crashes.filter((crash) => !taken.includes(crash));
+  control.change('crashes told', (draft) => {
+    draft.crashes = left;
+  });
+  return taken.map(({ domain, reason }) => ({ domain, reason }));
 }

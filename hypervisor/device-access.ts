@@ -70,25 +70,25 @@ export class DriverAccess implements DeviceAccess {
 
   map(vcpu: Vcpu, domain: Domid, frame: Mfn, rights: number): number {
     const done = this.#driver.map(vcpu, domain, frame as number as Dfn, frame, rights);
-    return done === 0 ? 0 : this.#fail(domain, frame, done);
+    return done === 0 ? 0 : this.#fail(vcpu, domain, frame, done);
   }
 
   unmap(vcpu: Vcpu, domain: Domid, frame: Mfn): number {
     const done = this.#driver.unmap(vcpu, domain, frame as number as Dfn, 0);
-    return done >= 0 ? 0 : this.#fail(domain, frame, done);
+    return done >= 0 ? 0 : this.#fail(vcpu, domain, frame, done);
   }
 
   /** Says what a domain's devices reach at a device frame; `rights` 0: nothing. Not 0: failed, as above. */
   setFrame(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number): number {
     const driver = this.#driver;
     const done = rights === 0 ? driver.unmap(vcpu, domain, dfn, 0) : driver.map(vcpu, domain, dfn, frame, rights);
-    return done >= 0 ? 0 : this.#fail(domain, dfn, done);
+    return done >= 0 ? 0 : this.#fail(vcpu, domain, dfn, done);
   }
 
   /** A domain whose device tables fail is crashed, but for the hardware domain. xen: iommu_map, iommu_unmap. */
-  #fail(domain: Domid, dfn: number, errno: number): number {
+  #fail(vcpu: Vcpu, domain: Domid, dfn: number, errno: number): number {
     const view = this.grants!.domain(domain);
-    if (view && !view.privileged) this.grants!.crash(domain, `device tables: ${errnoName(errno)} at dfn ${dfn}`);
+    if (view && !view.privileged) this.grants!.crash(vcpu, domain, `device tables: ${errnoName(errno)} at dfn ${dfn}`);
     return errno;
   }
 

@@ -14,7 +14,7 @@ import type { Domid, Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
-import { ControlState, type DomainControl } from './control.ts';
+import { ControlState, type Crash, crashDomain, type DomainControl, takeCrashes } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { DeviceDma } from './device-dma.ts';
 import { findDevice } from './device-owners.ts';
@@ -90,7 +90,7 @@ export class Hypervisor {
   readonly #grantCalls: GrantCalls;
   readonly #memoryCalls: MemoryCalls;
 
-  /** @throws RangeError naming the option that cannot be. */
+  /** @throws RangeError, TypeError naming the option that cannot be, or that there is not. */
   constructor(options: MachineOptions = {}) {
     this.config = configure(options);
     this.parts = makeParts(this.config);
@@ -101,11 +101,12 @@ export class Hypervisor {
       hardwareDomain: null,
       units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities })),
       policy: { name: config.policy.name, release: config.release },
+      crashes: [],
     });
     this.access = new DriverAccess(parts);
     const { access, control } = this;
     const view = (domain: Domid) => control.grantViews[domain] ?? null;
-    const crash = (domain: Domid, reason: string) => this.#crash(domain, reason);
+    const crash = (vcpu: Vcpu, domain: Domid, reason: string) => crashDomain(control, { vcpu, domain, reason });
     const pages = new PageTypes(parts, access, view);
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
@@ -144,14 +145,6 @@ export class Hypervisor {
     return this.control.root.domains[domain]!;
   }
 
-  #crash(domain: Domid, reason: string): void {
-    this.control.change(`domain ${domain} crashed`, (draft) => {
-      const crashed = draft.domains[domain]!;
-      crashed.state = 'crashed';
-      crashed.reason = reason;
-    });
-  }
-
   get units(): readonly VtdUnit[] {
     return this.parts.units;
   }
@@ -166,7 +159,11 @@ export class Hypervisor {
    */
   step(op: Op): OpResult {
     checkOp(op, this.config.vcpus);
-    if (!isVcpuOp(op)) return this.#single(op);
+    if (!isVcpuOp(op)) {
+      // What is added until it is over is its doing, whatever is in flight.
+      const inFlight = this.control.root.crashes.length;
+      return this.#withCrashes(this.#single(op), (_, index) => index >= inFlight);
+    }
     const vcpu = this.#begin(op);
     if (typeof vcpu !== 'number') return vcpu;
     const code = this.parts.pending.record(vcpu)[Pending.op]!;
@@ -323,13 +320,16 @@ export class Hypervisor {
     const name = VCPU_OPS[record[Pending.op]! - 1]!;
     const result = record[Pending.result]! | 0;
     const outcome = this.#outcome(name, record, vcpu, result);
-    // A domain is crashed by its own operation, so what became of it is in the control state.
-    const domain = record[Pending.domain]!;
-    const after = this.control.root.domains[domain];
     pending.close(vcpu);
     if (this.control.anyDying) reapDying(this.context);
-    if (after?.state !== 'crashed') return outcome;
-    return { ...outcome, crashed: [{ domain, reason: after.reason ?? '' }] };
+    if (this.control.root.crashes.length === 0) return outcome;
+    return this.#withCrashes(outcome, (crash) => crash.vcpu === vcpu);
+  }
+
+  /** A result says whom its operation crashed. */
+  #withCrashes(outcome: OpResult, isItsDoing: (crash: Crash, index: number) => boolean): OpResult {
+    const crashed = takeCrashes(this.control, isItsDoing);
+    return crashed.length === 0 ? outcome : { ...outcome, crashed };
   }
 
   #outcome(name: VcpuOpName, record: Uint32Array, vcpu: Vcpu, result: number): OpResult {

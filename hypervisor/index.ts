@@ -6,7 +6,7 @@ export { HypervisorBug, InputError } from '../machine/errors.ts';
 export type { Wide } from '../machine/frame-number.ts';
 export { Progress } from '../machine/pending.ts';
 export { type FlushPolicy, type LruShape, policies, policyNamed, type Release } from '../passthrough/index.ts';
-export type { Control, ControlChange, DeviceControl, DomainControl } from './control.ts';
+export type { Control, ControlChange, Crash, DeviceControl, DomainControl } from './control.ts';
 export type {
   ArgumentPlace,
   CopyElementInput,

@@ -4,16 +4,37 @@
 import type { GrantLimits, GrantOptions, MaptrackOrder } from '../grant/index.ts';
 import { parseSbdf } from '../machine/ids.ts';
 import {
+  type CacheShape,
   type Capabilities,
   type CapabilityRegisters,
   defaultCapabilities,
   defaultLruShape,
+  encodeCapabilities,
   type FlushPolicy,
   type LruShape,
   policyNamed,
   type Release,
 } from '../passthrough/index.ts';
-import { type Rules, type RulesName, rulesNamed } from './rules.ts';
+import {
+  between,
+  type Check,
+  checkFields,
+  device,
+  type Fields,
+  fieldList,
+  flag,
+  index,
+  listOf,
+  object,
+  oneOf,
+  oneWord,
+  optional,
+  record,
+  text,
+  tuple,
+  word,
+} from './door/field-checks.ts';
+import { type Rules, type RulesName, ruleChecks, rulesNamed } from './rules.ts';
 
 /** A VT-d unit: capabilities in words, or register values of a real one. */
 export type UnitDescription =
@@ -111,6 +132,14 @@ export const defaultIommuOptions: IommuOptions = Object.freeze({
   hardwareDomain: 'strict',
 });
 
+const defaultGrantSettings: GrantSettings = Object.freeze({
+  grantFrames: 1,
+  maptrackFrames: 1,
+  version: 2,
+  transitive: true,
+  transfer: true,
+});
+
 /** Options with every default filled in. */
 export interface MachineConfig {
   readonly domains: number;
@@ -135,71 +164,196 @@ export interface MachineConfig {
   readonly hypervisorFrames: number;
 }
 
-function within(name: string, value: number, low: number, high: number): number {
-  if (!Number.isInteger(value) || value < low || value > high)
-    throw new RangeError(`${name} ${value}: expected ${low} to ${high}`);
-  return value;
+const frameCount = between(0, 2 ** 20);
+const busNumber = optional(between(0, 255));
+const policyFunction: Check = (value, name) => {
+  if (typeof value !== 'function') throw new TypeError(`${name} ${String(value)}: expected a function`);
+};
+const release = oneWord('onReturn', 'afterFlush');
+const cache: Fields<CacheShape> = {
+  entries: between(1, 2 ** 20),
+  ways: between(1, 2 ** 20),
+  replacement: oneWord('lru', 'fifo', 'random'),
+};
+const lruShape: Fields<LruShape> = {
+  contextCache: record(cache),
+  iotlb: record(cache),
+  level2: record(cache),
+  level3: record(cache),
+  level4: record(cache),
+  rewalkOnPermissionMiss: flag,
+};
+/** What a profile of caches has beside its kind. */
+const profiles = {
+  adversary: record({ kind: text, mayEntries: optional(between(1, 2 ** 31)) }),
+  lru: record({ kind: text, shape: optional(record(lruShape)) }),
+} as const;
+
+const capabilities: Fields<Capabilities> = {
+  domainIds: optional(oneOf(16, 64, 256, 1024, 4096, 16384, 65536)),
+  cachingMode: optional(flag),
+  writeBufferFlush: optional(flag),
+  levels: optional(listOf(oneOf(3, 4, 5))),
+  addressBits: optional(between(31, 57)),
+  superpage2m: optional(flag),
+  superpage1g: optional(flag),
+  pageSelective: optional(flag),
+  maxAddressMask: optional(between(0, 63)),
+  faultRecords: optional(between(1, 256)),
+  drainWrites: optional(flag),
+  drainReads: optional(flag),
+  coherent: optional(flag),
+  queuedInvalidation: optional(flag),
+  deviceTlb: optional(flag),
+  passThrough: optional(flag),
+  snoopControl: optional(flag),
+};
+const registers: Fields<CapabilityRegisters> = { cap: tuple(word, word), ecap: tuple(word, word) };
+
+const iommu: Fields<IommuOptions> = {
+  superpages: optional(flag),
+  reclaimTables: optional(flag),
+  quarantine: optional(oneWord('none', 'basic', 'scratch')),
+  queuedInvalidation: optional(flag),
+  ats: optional(flag),
+  hardwareDomain: optional(oneWord('strict', 'relaxed', 'passthrough')),
+};
+const grants: Fields<GrantSettings> = {
+  grantFrames: optional(between(1, 1024)),
+  maptrackFrames: optional(between(0, 4096)),
+  version: optional(between(1, 2)),
+  transitive: optional(flag),
+  transfer: optional(flag),
+};
+const deviceFields: Fields<DeviceDescription> = {
+  device,
+  unit: index,
+  type: optional(oneWord('endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge')),
+  secondary: busNumber,
+  subordinate: busNumber,
+  ats: optional(flag),
+};
+
+const checkRules = record(ruleChecks);
+
+/** What each option may be; those that depend on one another are looked at in {@link configure}. */
+const OPTIONS: Fields<MachineOptions> = {
+  domains: optional(between(1, 1024)),
+  frames: optional(between(8, 2 ** 21)),
+  vcpus: optional(between(1, 64)),
+  units: optional(listOf(unit)),
+  devices: optional(listOf(record(deviceFields))),
+  grants: optional(record(grants)),
+  rules: optional((value, name, of) => {
+    if (typeof value === 'string') rulesNamed(value);
+    else checkRules(value, name, of);
+  }),
+  maptrackOrder: optional(oneWord('fifo', 'lowest-free')),
+  windowPages: optional(frameCount),
+  gfns: optional(between(0, 2 ** 26)),
+  policy: optional(policy),
+  release: optional(release),
+  caches: optional(caches),
+  dmaSlots: optional(between(1, 1024)),
+  batchMax: optional(between(1, 1 << 16)),
+  flushQueue: optional(between(64, 65536)),
+  iommu: optional(record(iommu)),
+  hypervisorFrames: optional(frameCount),
+};
+const OPTION_LIST = fieldList(OPTIONS);
+
+function unit(value: unknown, name: string, of?: string): void {
+  object(value, name);
+  const given = value as Partial<Record<'capabilities' | 'registers', unknown>>;
+  if (given.capabilities !== undefined && given.registers !== undefined)
+    throw new TypeError(`${name}: expected one of capabilities and registers`);
+  record({ capabilities: optional(record(capabilities)), registers: optional(record(registers)) })(value, name, of);
 }
 
-function oneOf(name: string, value: unknown, allowed: readonly string[]): void {
-  if (!allowed.includes(value as string))
-    throw new RangeError(`${name} ${String(value)}: expected ${allowed.join(' or ')}`);
+function caches(value: unknown, name: string, of?: string): void {
+  object(value, name);
+  const { kind } = value as { readonly kind?: unknown };
+  oneWord('adversary', 'lru')(kind, `${name}.kind`);
+  profiles[kind as keyof typeof profiles](value, name, of);
+}
+
+/** A policy of one's own may have more than this: it is code, not data. */
+function policy(value: unknown, name: string): void {
+  if (typeof value === 'string') return;
+  object(value, name);
+  const { name: own, releases, onReuse, promise, change, ...others } = value as Partial<FlushPolicy>;
+  text(own, `${name}.name`);
+  listOf(release)(releases, `${name}.releases`);
+  if (releases!.length === 0) throw new TypeError(`${name}.releases: expected at least one`);
+  oneWord('flush', 'refuse', 'allow')(onReuse, `${name}.onReuse`);
+  policyFunction(promise, `${name}.promise`);
+  policyFunction(change, `${name}.change`);
+  for (const hook of ['elementEnd', 'operationEnd', 'tick'] as const)
+    optional(policyFunction)(others[hook], `${name}.${hook}`);
+  optional(index)(others.timerUs, `${name}.timerUs`);
+}
+
+/** What is given, and defaults for what is left out, or undefined. */
+function filled<Options extends object>(defaults: Options, given: Partial<Options> = {}): Options {
+  const set = Object.entries(given).filter(([, value]) => value !== undefined);
+  return { ...defaults, ...(Object.fromEntries(set) as Partial<Options>) };
+}
+
+/** Each device is there once, behind a unit that there is. */
+function checkDevices(devices: readonly DeviceDescription[], units: number): void {
+  const found = new Set<number>();
+  for (const [at, described] of devices.entries()) {
+    between(0, units - 1)(described.unit, `devices[${at}].unit`);
+    const sbdf = parseSbdf(described.device);
+    if (found.has(sbdf)) throw new RangeError(`devices[${at}].device ${described.device}: expected each device once`);
+    found.add(sbdf);
+  }
 }
 
 /**
  * Fills in the defaults and refuses what cannot be.
- * @throws RangeError naming the option and what was expected.
+ * @throws RangeError, TypeError naming the option, what it is and what was expected.
  */
 export function configure(options: MachineOptions): MachineConfig {
+  object(options, 'machine options');
+  checkFields(options, OPTION_LIST, 'machine options');
   const policy = typeof options.policy === 'object' ? options.policy : policyNamed(options.policy ?? 'strict-page');
   const release = options.release ?? policy.releases[0];
   if (!policy.releases.includes(release)) {
     throw new RangeError(`policy ${policy.name} with release ${release}: expected ${policy.releases.join(' or ')}`);
   }
-  const units = options.units ?? [{}];
-  const devices = options.devices ?? [];
-  for (const { device, unit } of devices) {
-    parseSbdf(device);
-    within(`unit of ${device}`, unit, 0, units.length - 1);
-  }
-  const flushQueue = within('flushQueue', options.flushQueue ?? 512, 64, 65536);
+  const { units = [{}], devices = [], flushQueue = 512, caches = { kind: 'adversary' } } = options;
+  between(1, 31)(units.length, 'units');
+  checkDevices(devices, units.length);
   if ((flushQueue & (flushQueue - 1)) !== 0) throw new RangeError(`flushQueue ${flushQueue}: expected a power of two`);
-  const caches = options.caches ?? { kind: 'adversary' };
-  oneOf('caches.kind', caches.kind, ['adversary', 'lru']);
-  oneOf('maptrackOrder', options.maptrackOrder ?? 'fifo', ['fifo', 'lowest-free']);
-  within('units', units.length, 1, 31);
   return {
-    domains: within('domains', options.domains ?? 4, 1, 1024),
-    frames: within('frames', options.frames ?? 1024, 8, 2 ** 21),
-    vcpus: within('vcpus', options.vcpus ?? 1, 1, 64),
+    domains: options.domains ?? 4,
+    frames: options.frames ?? 1024,
+    vcpus: options.vcpus ?? 1,
     units,
     devices,
-    grants: {
-      grantFrames: within('grants.grantFrames', options.grants?.grantFrames ?? 1, 1, 1024),
-      maptrackFrames: within('grants.maptrackFrames', options.grants?.maptrackFrames ?? 1, 0, 4096),
-      version: within('grants.version', options.grants?.version ?? 2, 1, 2) as 1 | 2,
-      transitive: options.grants?.transitive ?? true,
-      transfer: options.grants?.transfer ?? true,
-    },
+    grants: filled(defaultGrantSettings, options.grants),
     rules: typeof options.rules === 'object' ? options.rules : rulesNamed(options.rules ?? 'xen4_23'),
     maptrackOrder: options.maptrackOrder ?? 'fifo',
-    windowPages: within('windowPages', options.windowPages ?? 512, 0, 2 ** 20),
-    gfns: within('gfns', options.gfns ?? 1024, 0, 2 ** 26),
+    windowPages: options.windowPages ?? 512,
+    gfns: options.gfns ?? 1024,
     policy,
     release,
     caches:
       caches.kind === 'lru'
         ? { kind: 'lru', shape: caches.shape ?? defaultLruShape }
         : { kind: 'adversary', mayEntries: caches.mayEntries ?? 1 << 14 },
-    dmaSlots: within('dmaSlots', options.dmaSlots ?? 4, 1, 1024),
-    batchMax: within('batchMax', options.batchMax ?? 128, 1, 1 << 16),
+    dmaSlots: options.dmaSlots ?? 4,
+    batchMax: options.batchMax ?? 128,
     flushQueue,
-    iommu: { ...defaultIommuOptions, ...options.iommu },
-    hypervisorFrames: within('hypervisorFrames', options.hypervisorFrames ?? 0, 0, 2 ** 20),
+    iommu: filled(defaultIommuOptions, options.iommu),
+    hypervisorFrames: options.hypervisorFrames ?? 0,
   };
 }
 
-/** Capabilities of a unit described in words, defaults filled in. */
-export function unitCapabilities(unit: { readonly capabilities?: Partial<Capabilities> }): Capabilities {
-  return { ...defaultCapabilities, ...unit.capabilities };
+/** Register values of a unit: a real one's, or those of its capabilities, defaults filled in. */
+export function unitRegisters(
+  unit: Partial<Extract<UnitDescription, { registers: unknown }>> & { readonly capabilities?: Partial<Capabilities> },
+): CapabilityRegisters {
+  return unit.registers ?? encodeCapabilities(filled(defaultCapabilities, unit.capabilities));
 }

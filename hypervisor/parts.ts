@@ -11,7 +11,6 @@ import {
   type DeviceTlb,
   DmaInFlight,
   decodeCapabilities,
-  encodeCapabilities,
   IommuDriver,
   type PciFunction,
   pciFunctions,
@@ -19,7 +18,7 @@ import {
 } from '../passthrough/index.ts';
 import { P2m } from './memory/p2m.ts';
 import { PvTables } from './memory/pv-tables.ts';
-import { type MachineConfig, unitCapabilities } from './options.ts';
+import { type MachineConfig, unitRegisters } from './options.ts';
 
 /** Words of active entries that a grant frame may need. */
 const ACTIVE_WORDS = 1 << 12;
@@ -60,9 +59,7 @@ export function makeParts(config: MachineConfig): Parts {
     domains,
   });
   const dma = new DmaInFlight(heap, config.dmaSlots);
-  const registersOf = config.units.map((description) =>
-    'registers' in description ? description.registers : encodeCapabilities(unitCapabilities(description)),
-  );
+  const registersOf = config.units.map(unitRegisters);
   const dids = Math.max(1, ...registersOf.map((registers) => decodeCapabilities(registers).domainIds));
   const adversary =
     config.caches.kind === 'adversary'

@@ -1,6 +1,7 @@
 // What a version of Xen does otherwise than others: decisions as data, with their sources.
 
 import type { GrantRules } from '../grant/index.ts';
+import { type Check, type Fields, oneWord, record, text } from './door/field-checks.ts';
 
 /** Decisions about memory. */
 export interface MemoryRules {
@@ -127,3 +128,18 @@ export function rulesNamed(name: string): Rules {
   if (Object.hasOwn(rulePresets, name)) return rulePresets[name as RulesName];
   throw new RangeError(`rules ${JSON.stringify(name)}: expected ${Object.keys(rulePresets).join(', ')}`);
 }
+
+function valuesOf<Decided extends object>(preset: Decided): Fields<Decided> {
+  const checks = Object.keys(preset).map((field): [string, Check] => {
+    const { values } = ruleFacts.find((one) => one.field === field)!;
+    return [field, oneWord(...Object.keys(values))];
+  });
+  return Object.fromEntries(checks) as Fields<Decided>;
+}
+
+/** What decisions of one's own may be: every one of them, with a value that it has. */
+export const ruleChecks: Fields<Rules> = {
+  name: text,
+  grants: record(valuesOf(rulePresets.xen4_23.grants)),
+  memory: record(valuesOf(rulePresets.xen4_23.memory)),
+};

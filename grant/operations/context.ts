@@ -1,7 +1,7 @@
 // What the operations work with.
 
 import type { FrameTable } from '../../machine/frame-table.ts';
-import type { Domid } from '../../machine/ids.ts';
+import type { Domid, Vcpu } from '../../machine/ids.ts';
 import type { Locks } from '../../machine/locks.ts';
 import type { PendingOperations } from '../../machine/pending.ts';
 import type { CopyClaims } from '../copy-claims.ts';
@@ -37,5 +37,6 @@ export interface GrantContext {
   domain(domid: Domid): DomainView | null;
   /** The machine frame that a granter's frame number names: plain RAM of its own; -1 otherwise. */
   grantedFrame(granter: Domid, low: number, high: number): number;
-  crash(domid: Domid, reason: string): void;
+  /** The operation on a virtual CPU crashes a domain: its own, or another that it deals with. */
+  crash(vcpu: Vcpu, domid: Domid, reason: string): void;
 }

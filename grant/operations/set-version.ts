@@ -69,7 +69,7 @@ function goBack(context: GrantContext, vcpu: Vcpu, domain: Domid): number {
   const { tables, ports } = context;
   for (let index = 0; index < tables.statusFrameCount(domain); index += 1) {
     if (!context.frames.isReferred(tables.statusFrame(domain, index))) continue;
-    if (context.domain(domain)!.kind === 'hvm') context.crash(domain, `status frame ${index} is in use`);
+    if (context.domain(domain)!.kind === 'hvm') context.crash(vcpu, domain, `status frame ${index} is in use`);
     return Errno.EBUSY;
   }
   const kept = reservedEntries(context, domain);

@@ -97,7 +97,7 @@ function take(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   if (flags === 0) return end(record, GrantStatus.bad_handle);
   const granter = maptrack.domain(handle);
   if (context.domain(granter) === null) {
-    context.crash(mapper, `handle ${handle} is of a domain that is gone`);
+    context.crash(vcpu, mapper, `handle ${handle} is of a domain that is gone`);
     return end(record, GrantStatus.okay);
   }
   const ref = maptrack.ref(handle);

@@ -6,6 +6,7 @@ import type { Wide } from '../../machine/frame-number.ts';
 import type { Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wide, wideHigh, wideLow, word32 } from '../../machine/wide.ts';
+import { fieldCount, refuseUnknown } from './field-checks.ts';
 import type {
   CopyElementInput,
   CopyEnd,
@@ -17,6 +18,7 @@ import type {
   UnmapElementInput,
 } from './grant-op.ts';
 import type { OpResult } from './op.ts';
+import { ELEMENT_FIELDS, END_FIELDS } from './op-fields.ts';
 import { domainWord } from './vcpu-ops.ts';
 
 const { count: COUNT, index: INDEX, result: RESULT } = Pending;
@@ -53,7 +55,9 @@ export function placeBatch(record: Uint32Array, op: GrantBatchOp): void {
 function placeMapElements(record: Uint32Array, elements: readonly MapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { hostAddress, flags, ref, domain } = elementAt(elements, index, 'map_grant_ref');
+    const element = elementAt(elements, index, 'map_grant_ref');
+    const { hostAddress, flags, ref, domain } = element;
+    if (fieldCount(element) !== (hostAddress === undefined ? 3 : 4)) refuseElement(element, index, 'map_grant_ref');
     placeWide(record, at + HOST_LOW, hostAddress, 'hostAddress');
     record[at + FLAGS] = word32(flags, 'flags');
     record[at + REF] = word32(ref, 'ref');
@@ -80,7 +84,10 @@ function placeEnded(
 function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { hostAddress, busAddress, handle } = elementAt(elements, index, 'unmap_grant_ref');
+    const element = elementAt(elements, index, 'unmap_grant_ref');
+    const { hostAddress, busAddress, handle } = element;
+    const given = 1 + Number(hostAddress !== undefined) + Number(busAddress !== undefined);
+    if (fieldCount(element) !== given) refuseElement(element, index, 'unmap_grant_ref');
     placeWide(record, at + BUS_LOW, busAddress, 'busAddress');
     placeEnded(record, at, hostAddress, handle);
     at += ARGUMENT_WORDS;
@@ -90,7 +97,10 @@ function placeUnmapElements(record: Uint32Array, elements: readonly UnmapElement
 function placeReplaceElements(record: Uint32Array, elements: readonly ReplaceElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { hostAddress, newAddress, handle } = elementAt(elements, index, 'unmap_and_replace');
+    const element = elementAt(elements, index, 'unmap_and_replace');
+    const { hostAddress, newAddress, handle } = element;
+    const given = 1 + Number(hostAddress !== undefined) + Number(newAddress !== undefined);
+    if (fieldCount(element) !== given) refuseElement(element, index, 'unmap_and_replace');
     placeWide(record, at + BUS_LOW, newAddress, 'newAddress');
     placeEnded(record, at, hostAddress, handle);
     at += ARGUMENT_WORDS;
@@ -100,7 +110,9 @@ function placeReplaceElements(record: Uint32Array, elements: readonly ReplaceEle
 function placeCopyElements(record: Uint32Array, elements: readonly CopyElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { source, destination, length, flags } = elementAt(elements, index, 'copy');
+    const element = elementAt(elements, index, 'copy');
+    const { source, destination, length, flags } = element;
+    if (fieldCount(element) !== 4) refuseElement(element, index, 'copy');
     record.fill(0, at, at + ARGUMENT_WORDS);
     placeEnd(record, at + CopyElement.source, source, 'source');
     placeEnd(record, at + CopyElement.destination, destination, 'destination');
@@ -113,6 +125,7 @@ function placeEnd(record: Uint32Array, at: number, end: CopyEnd, name: string): 
   if (typeof end !== 'object' || end === null) throw new TypeError(`copy: ${name}: expected an object`);
   if ((end.ref === undefined) === (end.frame === undefined))
     throw new TypeError(`copy: ${name}: expected one of ref and frame`);
+  if (fieldCount(end) !== 3) refuseUnknown(end, END_FIELDS, 'copy', name);
   if (end.frame === undefined) {
     record[at + CopyEndWords.low] = word32(end.ref!, `${name}.ref`);
     record[at + CopyEndWords.high] = 0;
@@ -124,7 +137,9 @@ function placeEnd(record: Uint32Array, at: number, end: CopyEnd, name: string): 
 function placeTransferElements(record: Uint32Array, elements: readonly TransferElementInput[]): void {
   let at = ARGUMENTS;
   for (let index = 0; index < elements.length; index += 1) {
-    const { frame, domain, ref } = elementAt(elements, index, 'transfer');
+    const element = elementAt(elements, index, 'transfer');
+    const { frame, domain, ref } = element;
+    if (fieldCount(element) !== 3) refuseElement(element, index, 'transfer');
     record.fill(0, at, at + ARGUMENT_WORDS);
     if (frame === undefined) throw new TypeError('frame: expected the number of a frame');
     placeWide(record, at + TransferElement.frameLow, frame, 'frame');
@@ -149,11 +164,18 @@ function elementAt<T>(elements: readonly T[], index: number, op: string): T {
   return element;
 }
 
+/** An element does not have the number of fields that it should have: is it for one that there is not? */
+function refuseElement(element: object, index: number, op: GrantBatchOp['op']): void {
+  refuseUnknown(element, ELEMENT_FIELDS[op], op, `elements[${index}]`);
+}
+
 /** The two words of an address; 0 where it is left out. */
 function placeWide(record: Uint32Array, at: number, value: Wide | undefined, name: string): void {
-  const given = value === undefined ? 0 : value;
-  record[at] = wideLow(given, name);
-  record[at + 1] = wideHigh(given, name);
+  const low = value === undefined ? 0 : wideLow(value, name);
+  record[at] = low;
+  // Exact, and cheaper than to look at a number once more.
+  record[at + 1] =
+    typeof value === 'number' ? (value - low) / 2 ** 32 : value === undefined ? 0 : wideHigh(value, name);
 }
 
 /** Where each kind of element has its status: a word, and how far up in it. */

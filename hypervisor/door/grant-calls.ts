@@ -19,6 +19,7 @@ import { ARGUMENT_WORDS, ARGUMENTS, Pending } from '../../machine/pending.ts';
 import { wideHigh, wideLow } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
 import type { Parts } from '../parts.ts';
+import { checkAsked } from './asked-frames.ts';
 import { batchResults, placeBatch } from './grant-batch.ts';
 import type { GrantBatchOp, GrantOp, GrantSingleOp, SetVersionOp } from './grant-op.ts';
 import type { OpResult } from './op.ts';
@@ -169,6 +170,7 @@ export class GrantCalls {
     const words = pending.elementsMax * ARGUMENT_WORDS;
     if (asked.length > words) throw new RangeError(`allocate: expected at most ${words} frames (option batchMax)`);
     if (op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
+    checkAsked(this.#parts.frames, { allocate: asked });
     const count = Math.ceil(asked.length / ARGUMENT_WORDS);
     const record = pending.open(vcpu, vcpuOpCode(op.op), op.domain, count);
     record[SetVersionScratch.version] = op.version;
@@ -195,6 +197,7 @@ export class GrantCalls {
     const count = op.frames;
     if (op.list === 'forbidden') return { result: Errno.EFAULT };
     const isSetup = op.op === 'setup_table';
+    if (isSetup) checkAsked(this.#parts.frames, { allocate: op.allocate, allocateStatus: op.allocateStatus });
     const { status, domain: of } = isSetup
       ? setupTable(this.#context, domain, named, count, op.allocate ?? [], op.allocateStatus ?? [])
       : statusFrames(this.#context, domain, named, count);

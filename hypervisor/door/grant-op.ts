@@ -103,7 +103,7 @@ export type GrantOp =
   /**
    * `frames` of the target's shared table at least, and their numbers. `allocate` names the machine frames that the
    * hypervisor's allocator gives, in order, where the table grows; the lowest free ones by default. `allocateStatus`:
-   * those for the status frames that come with them.
+   * those for the status frames that come with them. All of them must be free.
    */
   | (SingleCall<'setup_table'> & {
       readonly target: number;
@@ -118,7 +118,7 @@ export type GrantOp =
       readonly frames: number;
       readonly list?: ArgumentPlace;
     })
-  /** `allocate` names the machine frames that become status frames. */
+  /** `allocate` names the machine frames, free ones, that become status frames. */
   | (SingleCall<'set_version'> & { readonly version: number; readonly allocate?: readonly number[] })
   | (SingleCall<'get_version'> & { readonly target: number })
   /** Any command number, with an argument that is not looked into: what hypercall entry says of it. */

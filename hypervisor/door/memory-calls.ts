@@ -11,6 +11,7 @@ import type { DomainControl } from '../control.ts';
 import { TableScratch } from '../operations/page-tables.ts';
 import { ExtentWords, MapSpace, ReservationScratch } from '../operations/reservation.ts';
 import type { Parts } from '../parts.ts';
+import { checkAsked } from './asked-frames.ts';
 import type { MemoryOp } from './memory-op.ts';
 import type { OpResult } from './op.ts';
 import { type VcpuOpName, vcpuOpCode } from './vcpu-ops.ts';
@@ -112,6 +113,7 @@ export class MemoryCalls {
     if (op.op === 'add_to_physmap' && op.space !== MapSpace.grantTable) {
       throw new RangeError(`space ${String(op.space)}: expected ${MapSpace.grantTable}, the grant table`);
     }
+    if (op.op === 'add_to_physmap') checkAsked(this.#parts.frames, { allocate: op.allocate });
     const record = this.#open(op, vcpu, 0);
     record[ReservationScratch.gfn] = op.gfn;
     if (op.op === 'add_to_physmap') {

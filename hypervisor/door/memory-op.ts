@@ -89,7 +89,8 @@ export type MemoryOp =
     }
   /**
    * 2^order frames more for each of `gfns` (an HVM domain gets them there). `allocate` names the machine frames that
-   * the allocator gives. The result counts extents; `frames` in it are the first frames.
+   * the allocator gives; it ends at one that is not free. The result counts extents; `frames` in it are the first
+   * frames.
    */
   | {
       readonly op: 'populate_physmap' | 'increase_reservation';
@@ -101,7 +102,7 @@ export type MemoryOp =
     }
   /**
    * Puts a grant frame (`space` 1, `index` the frame's number; bit 31: a status frame) at a gfn of an HVM domain. Where
-   * the table grows for that, `allocate` names the machine frame.
+   * the table grows for that, `allocate` names the machine frame, a free one.
    */
   | {
       readonly op: 'add_to_physmap';

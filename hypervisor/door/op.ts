@@ -84,6 +84,6 @@ export interface OpResult {
   /** What is left of a hypercall that was interrupted, for the guest's processor to repeat. */
   readonly continuation?: Op;
   readonly dma?: DmaResult;
-  /** Domains that the operation crashed, and why. */
+  /** Domains that this operation crashed, its own or others, and why. Each is named once, by one operation. */
   readonly crashed?: readonly { readonly domain: number; readonly reason: string }[];
 }

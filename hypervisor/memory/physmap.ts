@@ -16,14 +16,14 @@ export class Physmap implements PageMoves {
   readonly #access: DriverAccess;
   readonly #pages: PageTypes;
   readonly #domain: (domain: Domid) => DomainControl;
-  readonly #crash: (domain: Domid, reason: string) => void;
+  readonly #crash: (vcpu: Vcpu, domain: Domid, reason: string) => void;
 
   constructor(
     parts: Parts,
     access: DriverAccess,
     pages: PageTypes,
     domain: (domain: Domid) => DomainControl,
-    crash: (domain: Domid, reason: string) => void,
+    crash: (vcpu: Vcpu, domain: Domid, reason: string) => void,
   ) {
     this.#parts = parts;
     this.#access = access;
@@ -40,7 +40,7 @@ export class Physmap implements PageMoves {
     const { p2m, frames } = this.#parts;
     if (gfn >= p2m.gfns) return false;
     if (isGrantType(p2m.type(domain, gfn))) {
-      this.#crash(domain, `mapped over the grant at gfn ${gfn}`);
+      this.#crash(vcpu, domain, `mapped over the grant at gfn ${gfn}`);
       return false;
     }
     if (frames.owner(frame) === domain) {

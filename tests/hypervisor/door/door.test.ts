@@ -3,7 +3,7 @@
 
 import { beforeEach, describe, expect, it } from 'vitest';
 import { Errno, type Op } from '../../../hypervisor/index.ts';
-import { A, B, GuestScene, HW, page, SELF } from '../../grant/guest-scene.ts';
+import { A, B, GuestScene, H, HW, page, SELF } from '../../grant/guest-scene.ts';
 
 let s: GuestScene;
 beforeEach(() => {
@@ -89,6 +89,52 @@ describe('fields that exclude each other', () => {
     refused({ ...write, frame: 0, ref: 512 }, /ref 512: expected 0 to 511/);
     refused({ ...write, layout: 2, transitive: { domain: 1, ref: -1 } }, /transitive\.ref -1/);
     refused({ ...write, layout: 2, subPage: { offset: 0, length: 65536 } }, /subPage\.length 65536/);
+  });
+});
+
+describe('frames that are asked for', () => {
+  const setup = { op: 'setup_table', domain: B, target: SELF, frames: 2 } as const;
+  const free = 300;
+  const calls = (allocate: readonly number[]): readonly object[] => [
+    { ...setup, allocate },
+    { ...setup, allocateStatus: allocate },
+    // Even where nothing will be taken.
+    { ...setup, frames: 1, allocate },
+    { op: 'set_version', domain: B, version: 2, allocate },
+  ];
+  const FIELD = 'allocate(Status)?';
+
+  it("are refused by number if they are another's, twice the same, or not there", () => {
+    for (const op of calls([s.frame(A)])) refused(op, new RegExp(`${FIELD}\\[0\\] \\d+: .* free .* domain ${A}'s$`));
+    for (const op of calls([free, s.frame(B)])) refused(op, new RegExp(`${FIELD}\\[1\\] \\d+: .* domain ${B}'s$`));
+    for (const op of calls([free, free])) refused(op, new RegExp(`${FIELD}\\[1\\] 300: .* asked for twice$`));
+    for (const op of calls([320])) refused(op, new RegExp(`${FIELD}\\[0\\] 320: .* beyond the 320 that there are$`));
+    refused({ ...setup, allocate: [free], allocateStatus: [free] }, /allocateStatus\[0\] 300: .* twice$/);
+  });
+
+  it('are taken if they are free', () => {
+    s = new GuestScene({ grants: { grantFrames: 2 } }, { [B]: null });
+    s.do({ op: 'create_domain', domain: B, kind: 'pv', memory: { ram: [[200, 207]] } });
+    const { frames } = s.do({ ...setup, allocate: [free] });
+    expect([frames!.length, frames![1]]).toEqual([2, free]);
+    s.do({ op: 'set_version', domain: B, version: 2, allocate: [free + 1] });
+    expect(s.do({ op: 'get_status_frames', domain: B, target: SELF, frames: 1 }).frames).toEqual([free + 1]);
+  });
+
+  it('where a grant frame is put at a gfn: one', () => {
+    s = new GuestScene({ grants: { grantFrames: 2 } }, { [H]: null });
+    s.do({ op: 'create_domain', domain: H, kind: 'hvm', memory: { p2m: [[0, 200, 8, 1]] } });
+    const add = { op: 'add_to_physmap', domain: H, space: 1, index: 1, gfn: 20 } as const;
+    refused({ ...add, allocate: 201 }, /allocate 201: expected a free frame of RAM, but it is domain 3's/);
+    refused({ ...add, allocate: -1 }, /allocate -1/);
+    refused({ ...add, allocate: [free] }, /allocate 300: expected an integer/);
+    s.do({ ...add, allocate: free });
+    expect(s.machineFrame(H, 20)).toBe(free);
+  });
+
+  it('of a reservation end it where they are not free, as memory that is used up would', () => {
+    const increase = { op: 'increase_reservation', domain: B, gfns: [0, 1] } as const;
+    expect(s.do({ ...increase, allocate: [free, s.frame(A)] })).toEqual({ result: 1, frames: [free] });
   });
 });
 

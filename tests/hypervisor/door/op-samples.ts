@@ -216,7 +216,14 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
   },
   add_to_physmap: {
     make: () => ({ op: 'add_to_physmap', domain: H, space: 1, index: 0, gfn: 20 }),
-    fields: { ...vcpu, domain: 'domain', space: 'one of 1', index: 'word', gfn: 'word' },
+    fields: {
+      ...vcpu,
+      domain: 'domain',
+      space: 'one of 1',
+      index: 'word',
+      gfn: 'word',
+      allocate: 'word?',
+    },
   },
   remove_from_physmap: {
     make: () => ({ op: 'remove_from_physmap', domain: H, gfn: 2 }),

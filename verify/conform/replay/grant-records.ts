@@ -197,18 +197,20 @@ export const grantHandlers: Handlers = {
   },
 
   setup_table(context, { d, n, ops }, at) {
-    const { dom, nr, ptr, frames } = ops[0]!;
+    const { dom, nr, ptr, st, frames } = ops[0]!;
     const target = targetOf(d, dom);
     const { shared, status } = context.probe.tableFrames(target);
     const have = shared.length;
+    // The machine has to be asked only for what it will take: other frames need not be free.
+    const grows = nr > have && st === 0;
     const outcome = context.step({
       op: 'setup_table',
       domain: d,
       target: dom,
       frames: nr,
       list: placeOf(ptr),
-      allocate: newFrames(context, target, frames, have),
-      allocateStatus: nr > have && status.length > 0 ? statusFramesAfter(context, at, target, status.length) : [],
+      allocate: grows ? newFrames(context, target, frames, have) : [],
+      allocateStatus: grows && status.length > 0 ? statusFramesAfter(context, at, target, status.length) : [],
       ...(n === 1 ? {} : { count: n }),
     });
     if (context.probe.tableFrames(target).shared.length !== have) context.entries.tablesChanged(target);
@@ -245,9 +247,10 @@ export const grantHandlers: Handlers = {
     return { observed: { rc: result, ops: [{ version: version ?? UNTOUCHED.version }] } };
   },
 
-  set_version(context, { d, n, ops }, at) {
+  set_version(context, { d, n, rc, ops }, at) {
     const { req } = ops[0]!;
-    const allocate = req === 2 ? statusFramesAfter(context, at, d, 0) : [];
+    const changes = rc === 0 && context.probe.version(d) !== req;
+    const allocate = changes && req === 2 ? statusFramesAfter(context, at, d, 0) : [];
     const call: Op = { op: 'set_version', domain: d, version: req, allocate };
     const { result, version } = context.step(n === 1 ? call : { ...call, count: n });
     context.entries.tablesChanged(d);
