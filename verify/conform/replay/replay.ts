@@ -3,9 +3,8 @@
 import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
 import type { Mark } from '../../../machine/heap/heap.ts';
-import type { Comparison } from '../comparison.ts';
-import { isCompared, type Observation } from '../comparison.ts';
-import type { RecordKind } from '../recording/record-fields.ts';
+import type { Comparison, Observation } from '../comparison.ts';
+import type { RecordedLine, RecordKind } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
 import type { Tally } from '../tally.ts';
 import { ContentWatch } from './content-watch.ts';
@@ -15,7 +14,7 @@ import { grantHandlers } from './grant-records.ts';
 import { domainRecord, hardwareDomainOp, machineOptions } from './machine-plan.ts';
 import { MachineProbe } from './machine-probe.ts';
 import { memoryHandlers } from './memory-records.ts';
-import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-context.ts';
+import { AdoptedFrames, type Handlers, type Outcome, type ReplayContext, type Replayed } from './replay-context.ts';
 import { UnitTap } from './unit-tap.ts';
 
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
@@ -32,11 +31,14 @@ export class Replay implements ReplayContext {
   readonly entries: EntryWatch;
   readonly contents: ContentWatch;
   readonly tally: Tally;
+  readonly adopted = new AdoptedFrames();
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
   windowAt = 0;
   /** What is written from here on is in the heap's log; so far it has been looked at. */
   #mark: Mark;
   #looked = 0;
+  /** Why the record at hand cannot be carried out. */
+  #failure: string | undefined;
   readonly #comparison: Comparison;
   readonly #tap: UnitTap;
 
@@ -73,6 +75,16 @@ export class Replay implements ReplayContext {
     }
   }
 
+  prepare(op: Op): Outcome {
+    const outcome = this.step(op);
+    if (outcome.result !== 0) this.fail(`${op.op}: ${outcome.result}`);
+    return outcome;
+  }
+
+  fail(why: string): void {
+    this.#failure ??= why;
+  }
+
   #noteWrites(): void {
     const { heap } = this.machine.parts;
     this.#looked = heap.eachBlockWriteSince(this.#mark, this.#noteWrite, this.#looked);
@@ -91,12 +103,14 @@ export class Replay implements ReplayContext {
   replayAt(at: number): void {
     const record = this.recording.records[at]!;
     const handler = handlers[record.o as RecordKind] as AnyHandler | undefined;
+    if (!handler) return this.tally.skip(record.o);
     this.#tap.take();
-    const replayed = handler?.(this, record, at);
-    if (!replayed || !isCompared(record.o)) return this.tally.skip(record.o);
-    const observed = { ...replayed.observed, ...this.#sideEffects(record) };
-    const recorded = replayed.recorded ? { ...record, ...replayed.recorded } : record;
-    this.#comparison.compare(at + 1, record.o, recorded as unknown as Observation, observed);
+    this.#failure = undefined;
+    const replayed = handler(this, record, at);
+    if (!replayed) this.tally.skip(record.o);
+    const observed = { ...replayed?.observed, ...this.#sideEffects(record) };
+    this.#comparison.compare(at + 1, record.o, recordedSide(record, replayed), observed);
+    if (this.#failure !== undefined) this.#comparison.refuse(at + 1, record.o, this.#failure);
   }
 
   /** What the operation submitted to the unit, and which grant entries it changed. */
@@ -106,6 +120,13 @@ export class Replay implements ReplayContext {
     const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
     return looksAtEntries ? { iommu, gt: this.entries.changes() } : { iommu };
   }
+}
+
+/** What there is to compare: of a record that is only prepared for others, what it submitted. */
+function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Observation {
+  const whole = record as unknown as Observation;
+  if (!replayed) return { iommu: whole.iommu };
+  return replayed.recorded ? { ...whole, ...replayed.recorded } : whole;
 }
 
 function machineOf(recording: Recording): Hypervisor {
