@@ -363,7 +363,7 @@ export const recordFields = {
   },
   poke: {
     ...quiet,
-    d: 'input half',
+    d: 'ignored any?',
     frame: 'input hex',
     off: 'input word',
     len: 'input word',

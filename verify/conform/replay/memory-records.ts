@@ -52,6 +52,15 @@ function dataFrame({ probe }: ReplayContext, { id, hvm }: RecordOf<'domain'>, na
   return frame !== null && probe.isMemory(frame) ? frame : null;
 }
 
+/** What the record says of the domain's table, which the model has by now. */
+function checkTable(context: ReplayContext, { id, version, gtmfn }: RecordOf<'domain'>): void {
+  const { probe } = context;
+  const frames = probe.isHvm(id) ? gtmfn.map((gfn) => probe.frameAtGfn(id, frameOf(gfn))) : gtmfn.map(frameOf);
+  const have = probe.tableFrames(id).shared;
+  if (probe.version(id) !== version) context.fail(`version of the table: ${probe.version(id)}`);
+  if (frames.join() !== have.join()) context.fail(`frames of the table: ${have.map(hexOf)}`);
+}
+
 function openWindow(context: ReplayContext, owner: number, frame: number, writable: boolean): void {
   const address = context.windowAt;
   context.prepare({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
@@ -100,6 +109,7 @@ export const memoryHandlers: Handlers = {
   },
 
   domain(context, record) {
+    checkTable(context, record);
     fillData(context, record);
     context.entries.watch(record.id, record.gtmfn.length);
     return { observed: { tot_pages: context.probe.totalPages(record.id) } };

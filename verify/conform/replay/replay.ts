@@ -3,6 +3,7 @@
 import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
 import type { Mark } from '../../../machine/heap/heap.ts';
+import { checkAssumptions, rulesOf } from '../assumptions.ts';
 import type { Comparison, Observation } from '../comparison.ts';
 import type { RecordedLine, RecordKind } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
@@ -47,6 +48,7 @@ export class Replay implements ReplayContext {
    * @throws InputError when there can be no such machine.
    */
   constructor(recording: Recording, tally: Tally, comparison: Comparison) {
+    checkAssumptions(recording, tally);
     this.recording = recording;
     this.tally = tally;
     this.#comparison = comparison;
@@ -126,12 +128,12 @@ export class Replay implements ReplayContext {
 function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Observation {
   const whole = record as unknown as Observation;
   if (!replayed) return { iommu: whole.iommu };
-  return replayed.recorded ? { ...whole, ...replayed.recorded } : whole;
+  return replayed.recorded ? Object.assign(Object.create(whole), replayed.recorded) : whole;
 }
 
 function machineOf(recording: Recording): Hypervisor {
   try {
-    return new Hypervisor(machineOptions(recording));
+    return new Hypervisor(machineOptions(recording, rulesOf(recording)));
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) throw unbuildable(recording, error.message);
     throw error;
