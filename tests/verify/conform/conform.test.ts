@@ -113,6 +113,20 @@ test('frames taken over from a record do not count as compared; one that is miss
   expect(lines[0]).toBe('get_status_frames');
 });
 
+test('adopted bytes must make the frame what the recording says it is', async () => {
+  const lines = recordedText('scen-417-cm0').split('\n');
+  for (const [place, line] of lines.entries()) {
+    if (line.includes('"o":"copy"')) lines[place] = line.replace(/("mem":\[\[\d,"0x\w+",\d+,\d+,")(\w)/, flipped);
+  }
+  const { conformance } = await conformRecording(parseRecording(lines.join('\n'), 'r.jsonl'));
+  expect(conformance.notCompared['copy.mem']).toBeUndefined();
+  const [agreed, compared] = conformance.byField['copy.mem']!;
+  const { byField } = (await conformRecording(await recorded('scen-417-cm0'))).conformance;
+  expect(compared).toBeGreaterThan(byField['copy.mem']![1]);
+  expect(conformance.disagreements.filter(({ field }) => field.startsWith('mem'))).toHaveLength(compared - agreed);
+});
+const flipped = (_: string, before: string, digit: string) => `${before}${digit === '0' ? '1' : '0'}`;
+
 test('memory that a domain was built with is told as not compared', async () => {
   const { conformance } = await conformRecording(await recorded('scen-417-cm0'));
   expect(conformance.notCompared).toMatchObject({ populate: 3, pin_l4: 3 });

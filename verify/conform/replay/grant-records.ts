@@ -1,6 +1,7 @@
 // Records of grant hypercalls: from each to an operation, and from its result to what the record would say.
 
 import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
+import { wide } from '../../../machine/wide.ts';
 import type { ElementOf, FieldValues, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
@@ -296,9 +297,8 @@ export const grantHandlers: Handlers = {
   entry({ probe, entries }, { d, ref }) {
     const entry = probe.entry(d, ref);
     if (!entry) return { observed: { flags: null, st: null, frame: null } };
-    const [low, high] = entry.frame;
     const st = entries.seesStatus(d) ? entry.status : 0;
-    return { observed: { flags: entry.flags, st, frame: hexOf(low + high * 0x100000000) } };
+    return { observed: { flags: entry.flags, st, frame: hexOf(wide(...entry.frame)) } };
   },
 };
 
