@@ -24,6 +24,7 @@ export function conformReport(
     kindTable(conformance.files, io),
     '',
     ...listed,
+    ...conformance.files.flatMap((file) => passedOver(file)),
     styled(io, 'bold', conclusion(conformance)),
   ].join('\n')}\n`;
 }
@@ -82,6 +83,12 @@ function disagreementLines({ conformance, explanations }: ConformedRecording, fi
       : []),
     '',
   ];
+}
+
+/** What the model does not do as the recorded machine did, by its config. */
+function passedOver({ file, notCompared }: FileConformance): string[] {
+  const fields = Object.keys(notCompared).filter((name) => name.startsWith('config.'));
+  return fields.map((field) => `${printable(basename(file))}:1 ${field}: passed over, the model knows no other`);
 }
 
 function oneDisagreement(file: string, { line, op, field, expected, got }: Disagreement, io: CliIo): string {

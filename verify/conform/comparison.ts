@@ -38,12 +38,6 @@ function comparedFields(kind: string, table: FieldTable): ComparedField[] {
   });
 }
 
-/** Whether anything of a kind of record is compared. */
-export function isCompared(kind: string): boolean {
-  const found = kinds.get(kind);
-  return found !== undefined && found.fields.length + found.elements.length > 0;
-}
-
 type Report = (counter: string, field: string, expected: Observed, got: Observed) => void;
 
 /** Compares an observation with the record of `kind` in `line`, and counts. */
@@ -66,8 +60,8 @@ export class Comparison {
     };
     for (const field of fields) {
       const got = observed[field.name];
-      if (got === undefined && !(field.name in observed)) continue;
-      this.#field(field, field.name, record[field.name], got, report);
+      if (got !== undefined || field.name in observed) this.#field(field, field.name, record[field.name], got, report);
+      else if (record[field.name] !== undefined) this.#tally.skip(field.counter);
     }
     if (elements.length === 0) return;
     const recorded = record.ops as readonly Observation[];
@@ -78,10 +72,17 @@ export class Comparison {
       for (const field of elements) {
         const { name } = field;
         const value = got[name];
-        if (value === undefined && !(name in got)) continue;
-        this.#field(field, element[name] === value ? name : `ops[${at}].${name}`, element[name], value, report);
+        if (value === undefined && !(name in got)) this.#tally.skip(field.counter);
+        else this.#field(field, element[name] === value ? name : `ops[${at}].${name}`, element[name], value, report);
       }
     }
+  }
+
+  /** The model cannot do what the record asks for: one disagreement, of a field that the record does not have. */
+  refuse(line: number, kind: string, why: string): void {
+    const disagreement = { line, op: kind, field: 'input', expected: 'carried out', got: why };
+    this.#tally.disagree(`${kind}.input`, disagreement);
+    this.#describe?.(disagreement);
   }
 
   #field(field: ComparedField, name: string, expected: unknown, got: unknown, report: Report): void {
@@ -97,12 +98,16 @@ export class Comparison {
       case 'faults':
         return this.#fault(field, name, expected, got, report);
       default:
+        if (expected === undefined && got === undefined) return;
         if (expected === got) this.#tally.agree(field.counter);
         else report(field.counter, name, observed(expected), observed(got));
     }
   }
 
-  /** Item by item; a missing and a surplus one count as disagreements. A hole in `got` is not compared. */
+  /**
+   * Item by item; a missing and a surplus one count as disagreements. A hole in `got` is not compared: there the model
+   * has what was recorded, because it took it over.
+   */
   #list(
     field: ComparedField,
     name: string,
@@ -115,8 +120,8 @@ export class Comparison {
     const seen = (got ?? []) as readonly unknown[];
     const count = Math.max(recorded.length, seen.length);
     for (let at = 0; at < count; at += 1) {
-      if (at < seen.length && seen[at] === undefined) continue;
-      if (at < recorded.length && at < seen.length && same(recorded[at] as never, seen[at] as never))
+      if (at < recorded.length && at < seen.length && seen[at] === undefined) this.#tally.skip(field.counter);
+      else if (at < recorded.length && at < seen.length && same(recorded[at] as never, seen[at] as never))
         this.#tally.agree(field.counter);
       else report(field.counter, `${name}[${at}]`, observed(recorded[at]), observed(seen[at]));
     }

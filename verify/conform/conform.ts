@@ -45,7 +45,7 @@ export async function conformRecording(
   let at = 0;
   const comparison = new Comparison(tally, (disagreement) => {
     if (explanations.size >= (options.explain ?? 0)) return;
-    explanations.set(disagreement, explain(replay.probe, records[at]!, disagreement.field));
+    explanations.set(disagreement, explain(replay.probe, records[at]!, disagreement));
   });
   const replay = new Replay(recording, tally, comparison);
   for (; at < records.length; at += 1) {

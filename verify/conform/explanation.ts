@@ -1,69 +1,125 @@
-// The state around a disagreement, limited to what the operation names.
+// The state around a disagreement, limited to what the operation names: for each kind of record, and for each field that
+// names something of its own.
 
-import type { ElementOf, RecordedLine } from './recording/record-fields.ts';
+import type { ElementOf, RecordedLine, RecordKind, RecordOf } from './recording/record-fields.ts';
+import { sbdfOf, wideOf } from './replay/hex-value.ts';
 import type { MachineProbe, SharedEntry } from './replay/machine-probe.ts';
+import type { Disagreement, Observed } from './tally.ts';
 
 const DOMID_SELF = 0x7ff0;
 const PIN_NAMES = ['host write', 'host read', 'device write', 'device read'];
+const RIGHTS = ['nothing', 'reads', 'writes', 'reads and writes'];
+/** Elements of a batch that are told of where the disagreement is not in one of them, and items of a list. */
+const TOLD = 4;
 
-/** Lines about the entries, pins, handles and device mappings that a record names, as they are in the model now. */
-export function explain(probe: MachineProbe, record: RecordedLine, field: string): string[] {
-  const only = /^ops\[(\d+)\]/.exec(field)?.[1];
-  const lines: string[] = [];
-  const pick = <T>(ops: readonly T[]): readonly T[] => (only === undefined ? ops.slice(0, 4) : [ops[Number(only)]!]);
-  switch (record.o) {
-    case 'map':
-      for (const element of pick(record.ops)) lines.push(...aboutMap(probe, record.d, element));
-      break;
-    case 'unmap':
-    case 'unmap_and_replace':
-      for (const { h } of pick<{ readonly h: number }>(record.ops)) lines.push(aboutHandle(probe, record.d, h));
-      break;
-    case 'copy':
-      for (const element of pick(record.ops)) {
-        if (element.sg === 1) lines.push(...aboutRef(probe, owner(record.d, element.sdom), Number(element.s)));
-        if (element.dg === 1) lines.push(...aboutRef(probe, owner(record.d, element.ddom), Number(element.dd)));
-      }
-      break;
-    case 'transfer':
-      for (const { mfn, dom, ref } of pick(record.ops)) {
-        lines.push(aboutFrame(probe, Number(mfn)), ...aboutRef(probe, owner(record.d, dom), ref));
-      }
-      break;
-    case 'swap_grant_ref':
-      for (const { a, b } of record.ops) lines.push(...[a, b].flatMap((ref) => aboutRef(probe, record.d, ref)));
-      break;
-    case 'entry':
-      lines.push(...aboutRef(probe, record.d, record.ref));
-      break;
-    case 'setup_table':
-    case 'get_status_frames':
-    case 'query_size':
-    case 'get_version':
-      for (const { dom } of record.ops) lines.push(aboutTable(probe, owner(record.d, dom)));
-      break;
-    case 'set_version':
-      lines.push(aboutTable(probe, record.d));
-      break;
-    case 'mmuext':
-      lines.push(aboutFrame(probe, Number(record.mfn)));
-      break;
-    default:
+type Explain<Kind extends RecordKind> = (probe: MachineProbe, record: RecordOf<Kind>) => readonly string[];
+
+const explainHandles = (probe: MachineProbe, { d, ops }: RecordOf<'unmap' | 'unmap_and_replace'>) =>
+  ops.flatMap(({ h }) => aboutHandle(probe, d, h));
+const explainTables = (
+  probe: MachineProbe,
+  { d, ops }: RecordOf<'setup_table' | 'get_status_frames' | 'query_size' | 'get_version'>,
+) => ops.map(({ dom }) => aboutTable(probe, owner(d, dom)));
+const explainDevice = (probe: MachineProbe, { bdf, dom }: RecordOf<'assign' | 'deassign'>) => [
+  aboutOwner(probe, bdf),
+  aboutDomain(probe, dom),
+];
+const explainAddress = (probe: MachineProbe, { d, va }: RecordOf<'update_va_mapping' | 'unmap_own'>) =>
+  aboutAddress(probe, d, va);
+
+/** What each kind of record names: entries, pins, handles, frames, gfns, devices. Of batches as few elements as given. */
+const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
+  createdomain: (probe, { id }) => [aboutDomain(probe, id)],
+  populate: (probe, { id, in: list }) => [aboutDomain(probe, id), ...aboutPlaces(probe, id, list ?? [])],
+  domain: (probe, { id }) => [aboutDomain(probe, id), aboutTable(probe, id)],
+  info: (probe, { d }) => [aboutDomain(probe, d)],
+  p2m: (probe, { d, gfn }) => aboutPlaces(probe, d, [gfn]),
+  gset: (probe, { d, ref }) => [aboutTable(probe, d), ...aboutRef(probe, d, ref)],
+  map: (probe, { d, ops }) => ops.flatMap((element) => aboutMap(probe, d, element)),
+  unmap: explainHandles,
+  unmap_and_replace: explainHandles,
+  copy: (probe, { d, ops }) =>
+    ops.flatMap(({ sg, s, sdom, dg, dd, ddom }) => [
+      ...aboutEnd(probe, owner(d, sdom), sg, s),
+      ...aboutEnd(probe, owner(d, ddom), dg, dd),
+    ]),
+  transfer: (probe, { d, ops }) =>
+    ops.flatMap(({ mfn, dom, ref }) => [aboutFrame(probe, Number(mfn)), ...aboutRef(probe, owner(d, dom), ref)]),
+  swap_grant_ref: (probe, { d, ops }) => ops.flatMap(({ a, b }) => [a, b].flatMap((ref) => aboutRef(probe, d, ref))),
+  cache_flush: (probe, { d, ops }) => [aboutDomain(probe, d), ...ops.map(({ a }) => aboutFrame(probe, frameAt(a)))],
+  entry: (probe, { d, ref }) => aboutRef(probe, d, ref),
+  setup_table: explainTables,
+  get_status_frames: explainTables,
+  query_size: explainTables,
+  get_version: explainTables,
+  set_version: (probe, { d }) => [aboutTable(probe, d)],
+  raw: (probe, { d }) => [aboutDomain(probe, d), aboutTable(probe, d)],
+  assign: explainDevice,
+  deassign: explainDevice,
+  destroydomain: (probe, { id }) => [aboutDomain(probe, id)],
+  update_va_mapping: explainAddress,
+  unmap_own: explainAddress,
+  mmuext: (probe, { mfn }) => [aboutFrame(probe, Number(mfn))],
+  memory_op: (probe, { d, in: list }) => [aboutDomain(probe, d), ...aboutPlaces(probe, d, list)],
+  add_to_physmap: (probe, { d, gfn }) => [aboutTable(probe, d), ...aboutPlaces(probe, d, [gfn])],
+  remove_from_physmap: (probe, { d, gfn }) => aboutPlaces(probe, d, [gfn]),
+  dma: (probe, { bdf, addr }) => [
+    aboutOwner(probe, bdf),
+    ...aboutDevice(probe, probe.deviceOwner(sbdfOf(Number(bdf))) ?? -1, frameAt(addr)),
+    aboutFrame(probe, frameAt(addr)),
+  ],
+  poke: (probe, { frame }) => [aboutFrame(probe, Number(frame))],
+  peek: (probe, { mfn }) => [aboutFrame(probe, Number(mfn))],
+  win: (probe, { frame, dom }) => (frame === null ? [] : aboutPlaces(probe, dom ?? 0, [frame])),
+  watch: (probe, { d }) => [aboutDomain(probe, d)],
+};
+
+/** Fields that name something themselves. */
+const named: readonly (readonly [
+  field: RegExp,
+  explain: (probe: MachineProbe, match: RegExpExecArray, of: Disagreement) => readonly string[],
+])[] = [
+  [/^gt\[(\d+),(\d+)\]/, (probe, [, domain, ref]) => aboutRef(probe, Number(domain), Number(ref))],
+  [/^mem\[(\d+),(0x\w+)\]/, (probe, [, domain, frame]) => aboutPlaces(probe, Number(domain), [frame!])],
+  [/^iommu\[/, (probe, _, { expected, got }) => [expected, got].flatMap((side) => aboutDescriptor(probe, side))],
+];
+
+/** Lines about what a record and a field of it name, as it is in the model now. */
+export function explain(probe: MachineProbe, record: RecordedLine, disagreement: Disagreement): string[] {
+  const { field } = disagreement;
+  const explainer = explainers[record.o] as Explain<RecordKind> | undefined;
+  const lines = [...(explainer?.(probe, limited(record, field) as RecordOf<RecordKind>) ?? [])];
+  for (const [pattern, explainField] of named) {
+    const match = pattern.exec(field);
+    if (match) lines.push(...explainField(probe, match, disagreement));
   }
-  const changed = /^gt\[(\d+),(\d+)\]/.exec(field);
-  if (changed) lines.push(...aboutRef(probe, Number(changed[1]), Number(changed[2])));
-  return lines.filter((line) => line !== '');
+  return [...new Set(lines)];
+}
+
+/** The record with that element alone which disagrees, or with the first few. */
+function limited(record: RecordedLine, field: string): RecordedLine {
+  if (!('ops' in record)) return record;
+  const only = /^ops\[(\d+)\]/.exec(field)?.[1];
+  const ops = only === undefined ? record.ops.slice(0, TOLD) : [record.ops[Number(only)]!];
+  return { ...record, ops } as RecordedLine;
 }
 
 const owner = (caller: number, domain: number): number => (domain === DOMID_SELF ? caller : domain);
 const hex = (value: number): string => `0x${value.toString(16)}`;
+const frameAt = (address: string): number => Math.floor(Number(address) / 4096);
 
-function aboutMap(probe: MachineProbe, mapper: number, { dom, ref }: ElementOf<'map'>): string[] {
+function aboutMap(probe: MachineProbe, mapper: number, { dom, ref, host }: ElementOf<'map'>): string[] {
   const granter = owner(mapper, dom);
   const entry = probe.entry(granter, ref);
   const lines = aboutRef(probe, granter, ref);
-  return entry ? [...lines, aboutDevice(probe, mapper, entry.frame[0])] : lines;
+  if (!entry) return lines;
+  const dfn = probe.isHvm(mapper) ? frameAt(host) : entry.frame[0];
+  return [...lines, ...aboutDevice(probe, mapper, dfn)];
 }
+
+/** One end of a copy. */
+const aboutEnd = (probe: MachineProbe, domain: number, isRef: number, place: string): string[] =>
+  isRef === 1 ? aboutRef(probe, domain, Number(place)) : aboutPlaces(probe, domain, [place]);
 
 function aboutRef(probe: MachineProbe, domain: number, ref: number): string[] {
   const entry = probe.entry(domain, ref);
@@ -82,22 +138,72 @@ function pinText(probe: MachineProbe, domain: number, ref: number): string {
   return `pinned to frame ${hex(probe.activeFrame(domain, ref))}: ${counts.join(', ')}`;
 }
 
-const aboutHandle = (probe: MachineProbe, mapper: number, handle: number): string =>
-  `handle ${handle} of domain ${mapper}: ${probe.handle(mapper, handle) ?? 'not live'}`;
+function aboutHandle(probe: MachineProbe, mapper: number, handle: number): string[] {
+  const found = probe.handle(mapper, handle);
+  if (!found) return [`handle ${handle} of domain ${mapper}: not live`];
+  const { domain, ref, flags } = found;
+  const line = `handle ${handle} of domain ${mapper}: domain ${domain} ref ${ref}, flags ${flags}`;
+  return [line, ...aboutRef(probe, domain, ref)];
+}
 
-function aboutDevice(probe: MachineProbe, domain: number, dfn: number): string {
+function aboutDevice(probe: MachineProbe, domain: number, dfn: number): string[] {
+  if (!probe.domain(domain)) return [];
   const entry = probe.deviceEntry(domain, dfn);
-  if (!entry) return `domain ${domain} has no device tables`;
-  const rights = ['nothing', 'reads', 'writes', 'reads and writes'][entry.rights & 3]!;
-  return `devices of domain ${domain} at ${hex(dfn)}: ${rights}${entry.rights === 0 ? '' : ` of ${hex(entry.frame)}`}`;
+  if (!entry) return [`domain ${domain} has no device tables`];
+  const frame = entry.rights === 0 ? '' : ` of ${hex(entry.frame)}`;
+  return [`devices of domain ${domain} at ${hex(dfn)}: ${RIGHTS[entry.rights & 3]}${frame}`];
+}
+
+/** What a descriptor invalidates, if it names a domain. */
+function aboutDescriptor(probe: MachineProbe, side: Observed): string[] {
+  if (typeof side !== 'object' || side === null) return [];
+  const { did, addr } = side as { readonly did?: number; readonly addr?: string };
+  if (typeof did !== 'number') return [];
+  const domain = probe.domainOfDid(did);
+  const whose = `did ${did}: ${probe.domain(domain) ? `domain ${domain}` : 'of no domain'}`;
+  return typeof addr === 'string' ? [whose, ...aboutDevice(probe, domain, frameAt(addr))] : [whose];
 }
 
 function aboutFrame(probe: MachineProbe, frame: number): string {
-  const found = probe.owner(frame);
-  return `frame ${hex(frame)}: ${found === null ? 'free, or no frame' : `of domain ${found}`}`;
+  const found = probe.frame(frame);
+  if (!found) return `frame ${hex(frame)}: free, or no frame`;
+  const types = found.types === 0 ? 'no type' : `${found.types} as ${found.type}`;
+  return `frame ${hex(frame)}: of domain ${found.owner}, ${found.references} references, ${types}`;
+}
+
+/** Frames of a PV domain; of an HVM domain gfns, and the frames there. */
+function aboutPlaces(probe: MachineProbe, domain: number, places: readonly string[]): string[] {
+  return places.slice(0, TOLD).flatMap((place) => {
+    const at = Number(place);
+    if (!probe.isHvm(domain)) return [aboutFrame(probe, at)];
+    const frame = probe.frameAtGfn(domain, at);
+    const gfn = `gfn ${hex(at)} of domain ${domain}: `;
+    return frame === null ? [`${gfn}a hole`] : [`${gfn}${probe.gfnType(domain, at)}`, aboutFrame(probe, frame)];
+  });
+}
+
+function aboutAddress(probe: MachineProbe, domain: number, address: `0x${string}`): string[] {
+  const entry = probe.pageEntry(domain, wideOf(address));
+  if (!entry) return [`${address} of domain ${domain}: no L1 table`];
+  const [low, high] = entry;
+  const text = `${address} of domain ${domain}: entry ${hex(low + high * 0x100000000)}`;
+  return (low & 1) === 0 ? [text] : [text, aboutFrame(probe, (low >>> 12) + high * 0x100000)];
+}
+
+function aboutOwner(probe: MachineProbe, bdf: string): string {
+  const device = sbdfOf(Number(bdf));
+  const found = probe.deviceOwner(device);
+  return `device ${device}: ${found === undefined ? 'none' : found === null ? "nobody's" : `of domain ${found}`}`;
+}
+
+function aboutDomain(probe: MachineProbe, domain: number): string {
+  const found = probe.domain(domain);
+  if (!found) return `no domain ${domain}`;
+  const tables = found.iommu ? 'with device tables' : 'without device tables';
+  return `domain ${domain}: ${found.kind}, ${found.state}, ${probe.totalPages(domain)} pages, ${tables}`;
 }
 
 const aboutTable = (probe: MachineProbe, domain: number): string =>
-  probe.isAlive(domain)
+  probe.domain(domain)
     ? `table of domain ${domain}: version ${probe.version(domain)}, ${probe.tableFrames(domain).shared.length} frames`
     : `no domain ${domain}`;

@@ -47,9 +47,13 @@ function altered(type: string, value: unknown): unknown[] {
   const [first, ...rest] = Array.isArray(value) ? (list as [unknown, ...unknown[]]) : [undefined];
   switch (type) {
     case 'int':
+    case 'word':
+    case 'half':
       return [(value as number) + 1, null];
-    case 'text':
-      return [`${value as string}0`];
+    case 'bit':
+      return [1 - (value as number), null];
+    case 'bytes':
+      return [`${value as string}00`, `ff${(value as string).slice(2)}`, null];
     case 'hex':
       return [`${value as string}0`];
     case 'hexOrNull':
@@ -61,6 +65,7 @@ function altered(type: string, value: unknown): unknown[] {
         [{ ...(first as object), did: 9999 }, ...rest],
         [{ ...(first as object), via: 'reg' }, ...rest],
         [...list, { t: 'wait' }],
+        [...list, list.at(-1)],
         list.slice(0, -1),
       ];
     case 'changes': {

@@ -47,8 +47,39 @@ describe('a recording', () => {
       }
     };
     visit(recordFields);
-    expect([...roles].sort()).toEqual(['adopted', 'compared', 'ignored', 'input']);
+    expect([...roles].sort()).toEqual(['adopted', 'checked', 'compared', 'ignored', 'input']);
   });
+});
+
+const op = { flags: 2, dom: 1, ref: 8, host: '0x1000', st: 0, h: 0, dev: '0x0' };
+const fault = { sid: '0x30', reason: 6, addr: '0x1000', write: 0 };
+const call = { s: 7, rc: 0, iommu: [] };
+/** A record of each of some kinds that is one. */
+const SAMPLES = {
+  info: { o: 'info', d: 1, tot_pages: 2 },
+  watch: { o: 'watch', d: 1, first: 0, n: 1 },
+  map: { o: 'map', ...call, d: 1, n: 1, ops: [op] },
+  memory_op: { o: 'memory_op', ...call, d: 1, n: 1, cmd: 1, in: ['0x1'], out: ['0x1'] },
+  createdomain: {
+    o: 'createdomain',
+    ...call,
+    id: 1,
+    hvm: 1,
+    hap: 1,
+    cdf_iommu: 1,
+    max_grant_frames: 8,
+    max_maptrack_frames: 8,
+    gver: 2,
+  },
+  pci: { o: 'pci', bdf: '0x30', type: 'endpoint', ats: false },
+  populate: { o: 'populate', ...call, id: 1, n: 8 },
+  poke: { o: 'poke', d: 1, frame: '0x1', off: 0, len: 8, val: '0x0' },
+  dma: { o: 'dma', s: 7, bdf: '0x30', addr: '0x1000', len: 2, w: 0, cpu: '0102', faultKnown: true, iommu: [] },
+  raw: { o: 'raw', ...call, d: 1, cmd: 0, n: 1, ptr: 'ok' },
+};
+
+test.each(Object.entries(SAMPLES))('%s: a record', (_, record) => {
+  expect(parse([config, JSON.stringify(record)])().records).toHaveLength(2);
 });
 
 describe('what is no recording is refused with file and line', () => {
@@ -85,7 +116,7 @@ describe('what is no recording is refused with file and line', () => {
       'a field of another type',
       [config, '{"o":"info","d":"1","tot_pages":2}'],
       'RECORDING_FIELD',
-      /^r\.jsonl:2: info\.d is "1"; expected an integer/,
+      /^r\.jsonl:2: info\.d is "1"; expected an integer from 0 to 65535/,
     ],
     [
       'an element without a field',
@@ -110,6 +141,60 @@ describe('what is no recording is refused with file and line', () => {
       [config, '{"o":"p2m","d":1,"gfn":"20","mfn":null}'],
       'RECORDING_FIELD',
       /^r\.jsonl:2: p2m\.gfn is "20"; expected a "0x\.\.\."/,
+    ],
+    ...(
+      [
+        ['a negative id', 'info', { d: -1 }, /info\.d is -1; expected an integer from 0 to 65535/],
+        ['a fraction', 'info', { tot_pages: 1.5 }, /info\.tot_pages is 1\.5/],
+        ['negative counts', 'watch', { first: -1 }, /watch\.first is -1; expected an integer from 0/],
+        ['negative flags', 'map', { ops: [{ ...op, flags: -1 }] }, /map\.ops\[0\]\.flags is -1/],
+        ['another count than elements', 'map', { n: 2 }, /map\.n is 2; expected the number of ops/],
+        ['another count than items', 'memory_op', { n: 2 }, /memory_op\.n is 2; expected the number of items of "in"/],
+        ['a command that nobody knows', 'memory_op', { cmd: 3 }, /memory_op\.cmd is 3; expected 0, 1 or 6/],
+        ['a switch that is neither 0 nor 1', 'createdomain', { hvm: 2 }, /createdomain\.hvm is 2; expected 0 or 1/],
+        ['a negative domain', 'createdomain', { id: -1 }, /createdomain\.id is -1/],
+        ['no shadow tables', 'createdomain', { hvm: 1, hap: 0 }, /createdomain\.hap is 0; expected 1 with hvm/],
+        ['a device of no known type', 'pci', { type: 'toaster' }, /pci\.type is "toaster"; expected endpoint, /],
+        [
+          'neither a number of pages nor a list',
+          'populate',
+          { n: undefined },
+          /populate\.n missing; expected a number/,
+        ],
+        ['no value to store', 'poke', { val: undefined }, /poke\.val missing; expected a value or a byte/],
+        ['more than a page', 'poke', { off: 4092 }, /poke\.len is 8; expected no more than is left/],
+        ['two faults', 'dma', { faults: [fault, fault] }, /dma\.faults is .*; expected a list of no more than one/],
+        [
+          'a fault that is not known',
+          'dma',
+          { faultKnown: false, faults: [fault] },
+          /dma\.faults is .*; expected none/,
+        ],
+        ['bytes that are none', 'dma', { cpu: '0' }, /dma\.cpu is "0"; expected bytes/],
+        ['a length of other bytes', 'dma', { len: 8 }, /dma\.len is 8; expected the number of bytes of "cpu"/],
+        ['memory after a read', 'dma', { mem: '00' }, /dma\.written missing; expected nothing said of memory/],
+      ] as const
+    ).map(
+      ([name, kind, edit, message]) =>
+        [name, [config, JSON.stringify({ ...SAMPLES[kind], ...edit })], 'RECORDING_FIELD', message] as const,
+    ),
+    [
+      'a hypercall missing',
+      [config, JSON.stringify(SAMPLES.raw), JSON.stringify({ ...SAMPLES.raw, s: 9 })],
+      'RECORDING_FIELD',
+      /^r\.jsonl:3: raw\.s is 9; expected 8: hypercalls are numbered/,
+    ],
+    [
+      'a hypercall doubled',
+      [config, JSON.stringify(SAMPLES.raw), JSON.stringify(SAMPLES.raw)],
+      'RECORDING_FIELD',
+      /^r\.jsonl:3: raw\.s is 7; expected 8/,
+    ],
+    [
+      'another end',
+      [config, JSON.stringify(SAMPLES.raw), '{"o":"end","seq":8}'],
+      'RECORDING_FIELD',
+      /^r\.jsonl:3: end\.seq is 8; expected 7/,
     ],
     [
       'a config without its parts',

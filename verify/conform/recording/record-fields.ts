@@ -6,9 +6,10 @@
  * - `input`: drives the model.
  * - `adopted`: taken over by the model where it depends on the machine (numbers of frames); then the model's own.
  * - `compared`: the model must give exactly this. Never adopted.
- * - `ignored`: for people.
+ * - `checked`: must be as the model takes for granted, or as other fields say; otherwise the file is refused.
+ * - `ignored`: for people, or said by other fields too.
  */
-export type FieldRole = 'input' | 'adopted' | 'compared' | 'ignored';
+export type FieldRole = 'input' | 'adopted' | 'compared' | 'checked' | 'ignored';
 
 /** A VT-d descriptor as recordings have it: `t` is cc, iotlb, dev-iotlb or wait. */
 export interface RecordedDescriptor {
@@ -29,25 +30,37 @@ export const fieldWords = {
   quarantine: ['none', 'basic', 'scratch'],
   hardwareDomain: ['strict', 'relaxed', 'passthrough'],
   pointer: ['ok', 'null', 'unmapped', 'noncanonical', 'xen'],
+  device: ['endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge'],
 } as const;
 type Word<Field extends keyof typeof fieldWords> = (typeof fieldWords)[Field][number];
 
 /** The types of fields, and what each is in a program. */
 export interface FieldValues {
+  /** Signed: a status or an errno. */
   int: number;
+  /** Unsigned, of 32 and of 16 bits; 0 or 1. */
+  word: number;
+  half: number;
+  bit: 0 | 1;
   bool: boolean;
   text: string;
+  textOrNull: string | null;
+  /** Two digits a byte, at least one. */
+  bytes: string;
   quarantine: Word<'quarantine'>;
   hardwareDomain: Word<'hardwareDomain'>;
   /** Where an argument of a hypercall lies. */
   pointer: Word<'pointer'>;
+  device: Word<'device'>;
   any: unknown;
   /** 64 bits as `0x...`. */
   hex: `0x${string}`;
   hexOrNull: `0x${string}` | null;
   hexes: readonly `0x${string}`[];
-  /** `[first, last]`, and for some a word about them. */
-  spans: readonly (readonly [`0x${string}`, `0x${string}`, string?])[];
+  /** `[first, last]`, and what memory is for or who may do what with it. */
+  spans: readonly (readonly [`0x${string}`, `0x${string}`])[];
+  memory: readonly (readonly [`0x${string}`, `0x${string}`, string])[];
+  identity: readonly (readonly [`0x${string}`, `0x${string}`, 'rw' | 'ro'])[];
   /** `[from, mfn, count, step]`, and for some the access: places one after another, frames `step` apart. */
   runs: readonly (readonly [`0x${string}`, `0x${string}`, number, number, ('rw' | 'ro')?])[];
   /** `[mfn, level]`. */
@@ -70,19 +83,32 @@ export interface FieldTable {
 
 const logged = { xen: 'ignored any?', regs: 'ignored any?' } as const;
 /** Between two markers in the log of the machine. */
-const bracketed = { s: 'input int', rc: 'compared int', iommu: 'compared descriptors', ...logged } as const;
+const bracketed = { s: 'checked word', rc: 'compared int', iommu: 'compared descriptors', ...logged } as const;
 /** A grant hypercall of domain `d` on `n` elements. */
-const hypercall = { ...bracketed, d: 'input int', n: 'input int', gt: 'compared changes?' } as const;
-const byDomain = { ...bracketed, d: 'input int' } as const;
-const ofDomain = { ...bracketed, id: 'input int' } as const;
+const hypercall = { ...bracketed, d: 'input half', n: 'checked word', gt: 'compared changes?' } as const;
+/** One that takes one element, whatever count it names. */
+const single = { ...hypercall, n: 'input word' } as const;
+const byDomain = { ...bracketed, d: 'input half' } as const;
+const ofDomain = { ...bracketed, id: 'input half' } as const;
+/** No hypercall of its own: nothing may reach the unit. (What a window does that dom0 opens is not recorded.) */
+const quiet = { iommu: 'compared descriptors?' } as const;
 
 export const recordFields = {
   config: {
-    recording: 'input int',
+    recording: 'checked word',
+    /** A version, or a commit; then `xenVersion` says which version. */
     xen: 'input text',
-    debug: 'input bool',
-    qemuVtd: { cachingMode: 'input bool', awBits: 'input int', deviceIotlb: 'input bool' },
+    xenVersion: 'input text?',
+    debug: 'checked bool',
+    /** What the unit can do stands in `unit` too, and Xen uses no more of it. */
+    qemuVtd: {
+      cachingMode: 'checked bool',
+      awBits: 'checked word',
+      deviceIotlb: 'checked bool',
+      intremap: 'checked bool?',
+    },
     iommu: {
+      intremap: 'checked bool?',
       qinval: 'input bool',
       superpages: 'input bool',
       quarantine: 'input quarantine',
@@ -90,115 +116,146 @@ export const recordFields = {
     },
     dom0Iommu: 'input hardwareDomain',
     gnttab: {
-      maxVersion: 'input int',
+      maxVersion: 'input word',
       transitive: 'input bool',
       transfer: 'input bool',
-      maxFrames: 'input int',
-      maxMaptrackFrames: 'input int',
+      maxFrames: 'input word',
+      maxMaptrackFrames: 'checked word',
     },
-    unit: { cap: 'input hex', ecap: 'input hex' },
-    e820: 'input spans',
-    dom0Identity: 'input spans',
-    xenVaRange: 'input hexes',
-    noncanonical: 'input hexes',
-    cpu: 'input any',
+    unit: {
+      cap: 'input hex',
+      ecap: 'input hex',
+      // Bits of these.
+      nd: 'checked word?',
+      rwbf: 'checked bit?',
+      cm: 'checked bit?',
+      sagaw: 'checked word?',
+      mgaw: 'checked word?',
+      sllps: 'checked word?',
+      psi: 'checked bit?',
+      nfr: 'checked word?',
+      mamv: 'checked word?',
+      dwd: 'checked bit?',
+      drd: 'checked bit?',
+      c: 'checked bit?',
+      qi: 'checked bit?',
+      dt: 'checked bit?',
+      ir: 'checked bit?',
+      pt: 'checked bit?',
+      sc: 'checked bit?',
+    },
+    e820: 'input memory',
+    dom0Identity: 'input identity',
+    xenVaRange: 'checked hexes',
+    noncanonical: 'checked hexes',
+    cpu: { vendor: 'checked text', hvm: 'checked textOrNull' },
   },
   boot: { iommu: 'ignored descriptors' },
   header: {},
   label: { t: 'ignored text' },
   note: { t: 'ignored text' },
-  end: {},
+  end: { seq: 'checked word?' },
   die: {},
   pci: {
+    seg: 'checked word?',
     bdf: 'input hex',
-    type: 'input text',
-    secondary: 'input int?',
-    subordinate: 'input int?',
-    ats: 'input any',
+    type: 'input device',
+    secondary: 'input word?',
+    subordinate: 'input word?',
+    ats: 'input bool',
     id: 'ignored any?',
   },
-  edu: { bdf: 'input hex', bar: 'input hex', ident: 'ignored any?' },
+  /** Its registers are no memory: a bad frame to grant. */
+  edu: { bdf: 'checked hex', bar: 'checked hex', ident: 'ignored any?' },
   createdomain: {
     ...ofDomain,
-    hvm: 'input int?',
-    hap: 'input int?',
-    sharept: 'input int?',
-    cdf_iommu: 'input int',
-    max_grant_frames: 'input int',
-    max_maptrack_frames: 'input int',
-    gver: 'input int',
-    // Not in the list of what is compared: nothing is submitted for a domain without devices.
-    iommu: 'ignored descriptors',
+    hvm: 'input bit?',
+    hap: 'checked bit?',
+    sharept: 'input bit?',
+    cdf_iommu: 'input bit',
+    max_grant_frames: 'input word',
+    max_maptrack_frames: 'input word',
+    gver: 'input word',
   },
   populate: {
     ...ofDomain,
-    n: 'input int?',
-    order: 'input int?',
+    n: 'checked word?',
+    order: 'input word?',
     in: 'input hexes?',
     mfn: 'adopted hex?',
     t: 'ignored text?',
   },
-  pin_l4: ofDomain,
-  win: { va: 'input hex', frame: 'input hexOrNull', dom: 'input int?', rw: 'input int?' },
-  watch: { d: 'input int', first: 'input int', n: 'input int' },
+  /** The domain was built with its page tables pinned. */
+  pin_l4: { s: 'checked word', id: 'ignored any?', rc: 'ignored any?', iommu: 'ignored any?', ...logged },
+  win: { va: 'input hex', frame: 'input hexOrNull', dom: 'input half?', rw: 'input bit?' },
+  watch: { d: 'input half', first: 'input word', n: 'input word' },
   domain: {
-    id: 'input int',
-    hvm: 'input int',
-    cdf_iommu: 'input int',
+    ...quiet,
+    id: 'input half',
+    hvm: 'input bit',
+    cdf_iommu: 'input bit',
     data: 'adopted hexes',
     gtmfn: 'adopted hexes',
-    statusFrames: 'adopted hexes',
+    statusFrames: 'ignored any?',
     ram: 'adopted spans',
     va: 'adopted runs?',
     pt: 'adopted levels?',
     l1: 'input spans?',
-    nol1: 'input spans?',
-    window: 'input hexes',
-    l1win: 'adopted hex',
+    nol1: 'ignored any?',
+    window: 'ignored any?',
+    l1win: 'ignored any?',
     p2m: 'adopted runs?',
-    tot_pages: 'compared int',
-    maxGrantFrames: 'input int',
-    maxMaptrackFrames: 'input int',
-    maxGrantVersion: 'input int?',
-    maxPages: 'input int',
-    version: 'input int',
-    dataFill: { len: 'input int', base: 'input int' },
-    sharedInfo: 'adopted text',
-    startInfo: 'adopted hexOrNull',
-    argBuffer: 'input hex',
+    tot_pages: 'compared word',
+    maxGrantFrames: 'input word',
+    maxMaptrackFrames: 'input word',
+    maxGrantVersion: 'checked word?',
+    maxPages: 'input word',
+    version: 'checked word',
+    dataFill: { len: 'input word', base: 'input word' },
+    sharedInfo: 'ignored any?',
+    startInfo: 'ignored any?',
+    argBuffer: 'ignored any?',
   },
-  info: { d: 'input int', tot_pages: 'compared int' },
-  p2m: { d: 'input int', gfn: 'input hex', mfn: 'compared hexOrNull', rc: 'ignored int?', t: 'ignored text?' },
+  info: { ...quiet, d: 'input half', tot_pages: 'compared word' },
+  p2m: {
+    ...quiet,
+    d: 'input half',
+    gfn: 'input hex',
+    mfn: 'compared hexOrNull',
+    rc: 'compared int?',
+    t: 'ignored text?',
+  },
   gset: {
-    d: 'input int',
-    v: 'input int',
-    ref: 'input int',
-    flags: 'input int',
-    domid: 'input int',
+    ...quiet,
+    d: 'input half',
+    v: 'input word',
+    ref: 'input word',
+    flags: 'input half',
+    domid: 'input half',
     frame: 'input hex',
-    off: 'input int',
-    len: 'input int',
-    tdom: 'input int',
-    tref: 'input int',
+    off: 'input half',
+    len: 'input half',
+    tdom: 'input half',
+    tref: 'input word',
   },
   map: {
     ...hypercall,
     ops: [
       {
-        flags: 'input int',
-        dom: 'input int',
-        ref: 'input int',
+        flags: 'input word',
+        dom: 'input half',
+        ref: 'input word',
         host: 'input hex',
         hk: 'ignored text?',
         st: 'compared int',
-        h: 'compared int',
+        h: 'compared word',
         dev: 'compared hex',
       },
     ],
   },
   unmap: {
     ...hypercall,
-    ops: [{ host: 'input hex', dev: 'input hex', h: 'input int', hk: 'ignored text?', st: 'compared int' }],
+    ops: [{ host: 'input hex', dev: 'input hex', h: 'input word', hk: 'ignored text?', st: 'compared int' }],
   },
   unmap_and_replace: {
     ...hypercall,
@@ -206,7 +263,7 @@ export const recordFields = {
       {
         host: 'input hex',
         new: 'input hex',
-        h: 'input int',
+        h: 'input word',
         hk: 'ignored text?',
         nk: 'ignored text?',
         st: 'compared int',
@@ -217,16 +274,16 @@ export const recordFields = {
     ...hypercall,
     ops: [
       {
-        sg: 'input int',
+        sg: 'input bit',
         s: 'input hex',
-        sdom: 'input int',
-        soff: 'input int',
-        dg: 'input int',
+        sdom: 'input half',
+        soff: 'input half',
+        dg: 'input bit',
         dd: 'input hex',
-        ddom: 'input int',
-        doff: 'input int',
-        len: 'input int',
-        flags: 'input int',
+        ddom: 'input half',
+        doff: 'input half',
+        len: 'input half',
+        flags: 'input half',
         st: 'compared int',
       },
     ],
@@ -234,72 +291,86 @@ export const recordFields = {
   },
   transfer: {
     ...hypercall,
-    ops: [{ mfn: 'input hex', dom: 'input int', ref: 'input int', st: 'compared int' }],
+    ops: [{ mfn: 'input hex', dom: 'input half', ref: 'input word', st: 'compared int' }],
   },
-  entry: { d: 'input int', ref: 'input int', flags: 'compared int', st: 'compared int', frame: 'compared hex' },
+  entry: {
+    ...quiet,
+    d: 'input half',
+    ref: 'input word',
+    flags: 'compared half',
+    st: 'compared half',
+    frame: 'compared hex',
+  },
   setup_table: {
-    ...hypercall,
-    ops: [{ dom: 'input int', nr: 'input int', ptr: 'input pointer', st: 'compared int', frames: 'compared hexes' }],
+    ...single,
+    ops: [{ dom: 'input half', nr: 'input word', ptr: 'input pointer', st: 'compared int', frames: 'compared hexes' }],
   },
   get_status_frames: {
-    ...hypercall,
-    ops: [{ dom: 'input int', nr: 'input int', st: 'compared int', frames: 'compared hexes' }],
+    ...single,
+    ops: [{ dom: 'input half', nr: 'input word', st: 'compared int', frames: 'compared hexes' }],
   },
   query_size: {
-    ...hypercall,
-    ops: [{ dom: 'input int', st: 'compared int', nr: 'compared int', max: 'compared int' }],
+    ...single,
+    ops: [{ dom: 'input half', st: 'compared int', nr: 'compared word', max: 'compared word' }],
   },
-  get_version: { ...hypercall, ops: [{ dom: 'input int', version: 'compared int' }] },
-  set_version: { ...hypercall, ops: [{ req: 'input int', version: 'compared int' }] },
-  swap_grant_ref: { ...hypercall, ops: [{ a: 'input int', b: 'input int', st: 'compared int' }] },
+  get_version: { ...single, ops: [{ dom: 'input half', version: 'compared word' }] },
+  set_version: { ...single, ops: [{ req: 'input word', version: 'compared word' }] },
+  swap_grant_ref: { ...hypercall, ops: [{ a: 'input word', b: 'input word', st: 'compared int' }] },
   cache_flush: {
     ...hypercall,
-    ops: [{ a: 'input hex', off: 'input int', len: 'input int', op: 'input int' }],
+    ops: [{ a: 'input hex', off: 'input half', len: 'input half', op: 'input word' }],
   },
   raw: {
     ...byDomain,
-    cmd: 'input int',
-    n: 'input int',
+    cmd: 'input word',
+    n: 'input word',
     ptr: 'input pointer',
     what: 'ignored text?',
     addr: 'ignored hex?',
-    iommu: 'ignored descriptors',
   },
-  assign: { ...bracketed, dom: 'input int', bdf: 'input hex' },
-  deassign: { ...bracketed, dom: 'input int', bdf: 'input hex' },
+  assign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
+  deassign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
   destroydomain: { ...ofDomain, gt: 'compared changes?' },
   update_va_mapping: { ...byDomain, va: 'input hex', pte: 'input hex', mfn: 'ignored any?', t: 'ignored any?' },
   unmap_own: { ...byDomain, va: 'input hex', mfn: 'ignored any?', t: 'ignored any?' },
-  mmuext: { ...byDomain, cmd: 'input int', mfn: 'input hex', t: 'ignored any?' },
-  memory_op: { ...byDomain, cmd: 'input int', in: 'input hexes', out: 'compared hexes', t: 'ignored any?' },
-  add_to_physmap: { ...byDomain, space: 'input int', idx: 'input int', gfn: 'input hex', t: 'ignored any?' },
+  mmuext: { ...byDomain, cmd: 'input word', mfn: 'input hex', t: 'ignored any?' },
+  memory_op: {
+    ...byDomain,
+    n: 'checked word',
+    cmd: 'input word',
+    in: 'input hexes',
+    out: 'compared hexes',
+    t: 'ignored any?',
+  },
+  add_to_physmap: { ...byDomain, space: 'input word', idx: 'input word', gfn: 'input hex', t: 'ignored any?' },
   remove_from_physmap: { ...byDomain, gfn: 'input hex', t: 'ignored any?' },
   dma: {
-    s: 'input int',
+    s: 'checked word',
     bdf: 'input hex',
     addr: 'input hex',
-    len: 'input int',
-    w: 'input int',
-    cpu: 'input text',
+    len: 'input word',
+    w: 'input bit',
+    cpu: 'input bytes',
     faultKnown: 'input bool',
     faults: 'compared faults?',
-    written: 'compared int?',
+    written: 'compared bit?',
     read_data_ok: 'compared int?',
-    mem: 'compared text?',
+    mem: 'compared bytes?',
     why: 'ignored text?',
-    owner: 'ignored int?',
-    iommu: 'ignored descriptors',
+    owner: 'ignored any?',
+    iommu: 'compared descriptors',
     ...logged,
   },
   poke: {
-    d: 'input int',
+    ...quiet,
+    d: 'ignored any?',
     frame: 'input hex',
-    off: 'input int',
-    len: 'input int',
+    off: 'input word',
+    len: 'input word',
     val: 'input hex?',
-    byte: 'input int?',
+    byte: 'input word?',
   },
-  peek: { mfn: 'input hex', off: 'input int', val: 'compared hex', t: 'ignored text?' },
+  peek: { ...quiet, mfn: 'input hex', off: 'input word', val: 'compared hex', t: 'ignored text?' },
 } as const satisfies Record<string, FieldTable>;
 
 export type RecordKind = keyof typeof recordFields;

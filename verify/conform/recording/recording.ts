@@ -11,6 +11,7 @@ import {
   type RecordOf,
   recordFields,
 } from './record-fields.ts';
+import { brokenRule, HypercallOrder } from './record-rules.ts';
 
 /** The form of recordings that is understood: `config.recording`. */
 const RECORDING = 2;
@@ -57,6 +58,7 @@ function plainField(spec: FieldSpec): { readonly isOptional: boolean; readonly t
  */
 export function parseRecording(text: string, file: string, ending?: string): Recording {
   const records: RecordedLine[] = [];
+  const order = new HypercallOrder();
   let line = 0;
   for (let at = 0; at < text.length; ) {
     const end = text.indexOf('\n', at);
@@ -64,7 +66,7 @@ export function parseRecording(text: string, file: string, ending?: string): Rec
     if (end < 0 && ending !== undefined) throw new InputError('RECORDING_END', { file, line }, ending);
     const stop = end < 0 ? text.length : end;
     const place = { file, line };
-    const record = parseLine(text.slice(at, stop), place);
+    const record = parseLine(text.slice(at, stop), place, order);
     if (line === 1) checkConfig(record, place);
     else if (record.o === 'config') throw new InputError('RECORDING_KIND', place, 'a second config record');
     records.push(record);
@@ -76,7 +78,7 @@ export function parseRecording(text: string, file: string, ending?: string): Rec
   return { file, config: config as RecordOf<'config'>, records };
 }
 
-function parseLine(text: string, place: { file: string; line: number }): RecordedLine {
+function parseLine(text: string, place: { file: string; line: number }, order: HypercallOrder): RecordedLine {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -94,19 +96,14 @@ function parseLine(text: string, place: { file: string; line: number }): Recorde
   }
   // `iommu` is an object in the config and a list of descriptors everywhere else: each kind has its own table.
   checkFields(record, fields, place, record.o as string);
-  if (SINGLES.has(record.o as string) && (record.ops as readonly unknown[]).length !== 1)
-    throw fieldError(place, `${record.o}.ops`, record.ops, 'a list of one element');
-  return value as RecordedLine;
+  const found = value as RecordedLine;
+  const broken = brokenRule(found) ?? order.next(found);
+  if (broken) {
+    const { field, expected } = broken;
+    throw fieldError(place, `${found.o}.${field}`, (found as unknown as Record<string, unknown>)[field], expected);
+  }
+  return found;
 }
-
-/** Calls that take one element, whatever count they name. */
-const SINGLES: ReadonlySet<string> = new Set([
-  'setup_table',
-  'get_status_frames',
-  'query_size',
-  'get_version',
-  'set_version',
-] satisfies RecordKind[]);
 
 const kinds = (): string => Object.keys(recordFields).join(', ');
 

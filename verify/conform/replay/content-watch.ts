@@ -107,19 +107,26 @@ export class ContentWatch {
       else if (watched && !this.#known.has(watched.frame)) continue;
       else compared.push(entry);
     }
-    for (const frame of frames) this.#adoptFrame(frame, shown.get(frame), store);
+    for (const frame of frames) {
+      const entry = shown.get(frame);
+      const isWhole = this.#adoptFrame(frame, entry, store);
+      // With these bytes the frame is not what the recording says: some other byte is wrong.
+      if (entry && isWhole && contentHash(this.#probe.words(frame)) !== entry[5]) compared.push(entry);
+    }
     return compared;
   }
 
-  #adoptFrame(frame: number, entry: Content | undefined, store: StoreBytes): void {
+  /** @returns whether all bytes of the frame are known now */
+  #adoptFrame(frame: number, entry: Content | undefined, store: StoreBytes): boolean {
     const watched = this.#watched.get(frame);
     if (!watched || (entry && entry[3] - entry[2] >= SHOWN_BYTES)) {
       this.#known.delete(frame);
-      return;
+      return false;
     }
     store(frame, 0, bytesHex(new Uint8Array(watched.before.buffer)));
     if (entry) store(frame, entry[2], entry[4]);
     this.accept(frame);
+    return this.#known.has(frame);
   }
 
   #find(domain: number, name: string): WatchedFrame | undefined {

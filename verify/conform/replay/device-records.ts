@@ -19,7 +19,7 @@ function littleEndian(value: string, count: number): string {
 }
 
 function store(context: ReplayContext, frame: number, offset: number, bytes: string): void {
-  context.step({ op: 'store', frame, offset, bytes });
+  context.prepare({ op: 'store', frame, offset, bytes });
   context.contents.accept(frame);
 }
 

@@ -1,11 +1,12 @@
 // Records of grant hypercalls: from each to an operation, and from its result to what the record would say.
 
 import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
+import { wide } from '../../../machine/wide.ts';
 import type { ElementOf, FieldValues, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
 import { STATUS_INDEX } from './memory-records.ts';
-import type { Handlers, Outcome, ReplayContext } from './replay-context.ts';
+import type { Handlers, Outcome, ReplayContext, ShownFrame } from './replay-context.ts';
 
 /** Fields that Xen has not written hold what the recorder had put there. */
 const UNTOUCHED = { status: 0x7777, version: 0x7777, handle: 0xdeadbeef, address: '0xdeaddeaddead000', size: 0 };
@@ -34,46 +35,58 @@ function withStatuses({ result, elements }: Outcome, recorded: readonly unknown[
   return { observed: { rc: result, ops } };
 }
 
-/** Frames of a list: those that the hypervisor wrote, and the recorder's filling. `undefined` in place of `adopted`. */
-function listed(outcome: Outcome, count: number, isAdopted: (index: number) => boolean): (string | undefined)[] {
+/** Frames of a list: those that the hypervisor wrote, and the recorder's filling. `undefined`: adopted from here. */
+function listed(context: ReplayContext, at: number, outcome: Outcome, count: number): (string | undefined)[] {
   const written = outcome.status === 0 ? (outcome.frames ?? []) : [];
-  return Array.from({ length: Math.min(count, SHOWN_FRAMES) }, (_, at) =>
-    isAdopted(at) ? undefined : at < written.length ? hexOf(written[at]!) : NO_FRAME,
-  );
+  return Array.from({ length: Math.min(count, SHOWN_FRAMES) }, (_, index) => {
+    const frame = written[index];
+    if (frame === undefined) return NO_FRAME;
+    return context.adopted.has(at, frame) ? undefined : hexOf(frame);
+  });
 }
 
 /** The frames that a table grows by: as the record lists them; for gfns, as the domain's gfn map has them. */
-function newFrames(context: ReplayContext, domain: number, frames: readonly string[], have: number): number[] {
+function newFrames(context: ReplayContext, at: number, domain: number, frames: readonly string[], have: number) {
   const found = context.domains.get(domain);
-  const listedFrames = found?.hvm === 1 ? found.gtmfn.map((gfn) => frameAt(found, gfn)) : frames.map(frameOf);
-  return listedFrames.slice(have).filter((frame) => frame !== null && context.probe.isMemory(frame)) as number[];
+  const shown = found?.hvm === 1 ? found.gtmfn.map((gfn) => frameAt(found, gfn)) : frames.map(frameOf);
+  return shown.slice(have).flatMap((frame) => (frame === null ? [] : [{ at, frame }]));
 }
 
 /** Machine frames of a domain's status frames from number `have` on, as they are seen after `at`. */
-function statusFramesAfter(context: ReplayContext, at: number, domain: number, have: number): number[] {
+function statusFramesAfter(context: ReplayContext, at: number, domain: number, have: number): ShownFrame[] {
   const { records } = context.recording;
   const found = context.probe.isHvm(domain)
     ? statusFramesMapped(records, at, domain)
-    : statusFramesListed(records, at, domain, have).map(frameOf);
+    : statusFramesListed(records, at, domain, have);
   return found.slice(have);
 }
 
+/** Those of the frames that can be asked for. */
+const framesIn = ({ probe }: ReplayContext, shown: readonly ShownFrame[]): number[] =>
+  shown.flatMap(({ frame }) => (probe.isFree(frame) ? [frame] : []));
+
+/** Notes which of the frames that records show became part of a table. */
+function noteGrowth({ adopted }: ReplayContext, shown: readonly ShownFrame[], table: readonly number[], have: number) {
+  for (const { at, frame } of shown) if (table.indexOf(frame) >= have) adopted.note(at, frame);
+}
+
 /** The first list of a PV domain's status frames after `at` that is longer than `have`, before its version changes. */
-function statusFramesListed(records: readonly RecordedLine[], at: number, domain: number, have: number) {
+function statusFramesListed(records: readonly RecordedLine[], at: number, domain: number, have: number): ShownFrame[] {
   for (let next = at + 1; next < records.length; next += 1) {
     const record = records[next]!;
     if (record.o === 'set_version' && record.d === domain && record.rc === 0) return [];
     if (record.o !== 'get_status_frames') continue;
     const [element] = record.ops;
     if (element?.st !== 0 || element.nr <= have) continue;
-    if (targetOf(record.d, element.dom) === domain) return element.frames.filter((frame) => frame !== NO_FRAME);
+    if (targetOf(record.d, element.dom) !== domain) continue;
+    return element.frames.filter((frame) => frame !== NO_FRAME).map((frame) => ({ at: next, frame: frameOf(frame) }));
   }
   return [];
 }
 
 /** An HVM domain puts its status frames at gfns, where dom0 finds them. */
-function statusFramesMapped(records: readonly RecordedLine[], at: number, domain: number): number[] {
-  const frames: number[] = [];
+function statusFramesMapped(records: readonly RecordedLine[], at: number, domain: number): ShownFrame[] {
+  const frames: ShownFrame[] = [];
   let awaited: { readonly index: number; readonly gfn: string } | null = null;
   for (let next = at + 1; next < records.length; next += 1) {
     const record = records[next]!;
@@ -81,7 +94,7 @@ function statusFramesMapped(records: readonly RecordedLine[], at: number, domain
     if (record.o === 'add_to_physmap' && record.d === domain && record.rc === 0 && record.idx >= STATUS_INDEX) {
       awaited = { index: record.idx - STATUS_INDEX, gfn: record.gfn };
     } else if (record.o === 'p2m' && record.d === domain && record.gfn === awaited?.gfn && record.mfn !== null) {
-      if (awaited.index === frames.length) frames.push(frameOf(record.mfn));
+      if (awaited.index === frames.length) frames.push({ at: next, frame: frameOf(record.mfn) });
       awaited = null;
     }
   }
@@ -197,35 +210,38 @@ export const grantHandlers: Handlers = {
   },
 
   setup_table(context, { d, n, ops }, at) {
-    const { dom, nr, ptr, st, frames } = ops[0]!;
+    const { dom, nr, ptr, frames } = ops[0]!;
     const target = targetOf(d, dom);
     const { shared, status } = context.probe.tableFrames(target);
     const have = shared.length;
-    // The machine has to be asked only for what it will take: other frames need not be free.
-    const grows = nr > have && st === 0;
+    const grown = newFrames(context, at, target, frames, have);
+    const grownStatus = nr > have && status.length > 0 ? statusFramesAfter(context, at, target, status.length) : [];
     const outcome = context.step({
       op: 'setup_table',
       domain: d,
       target: dom,
       frames: nr,
       list: placeOf(ptr),
-      allocate: grows ? newFrames(context, target, frames, have) : [],
-      allocateStatus: grows && status.length > 0 ? statusFramesAfter(context, at, target, status.length) : [],
+      allocate: framesIn(context, grown),
+      allocateStatus: framesIn(context, grownStatus),
       ...(n === 1 ? {} : { count: n }),
     });
-    if (context.probe.tableFrames(target).shared.length !== have) context.entries.tablesChanged(target);
-    const isFirstSight = (index: number) => index >= have && !context.probe.isHvm(target) && outcome.status === 0;
-    const seen = frames.length === 0 ? [] : listed(outcome, nr, isFirstSight);
+    const after = context.probe.tableFrames(target);
+    if (after.shared.length !== have) context.entries.tablesChanged(target);
+    noteGrowth(context, grown, after.shared, have);
+    noteGrowth(context, grownStatus, after.status, status.length);
+    // Where the list cannot be written, the recorder has none to read.
+    const seen = ptr === 'ok' ? listed(context, at, outcome, nr) : [];
     return {
       observed: { rc: outcome.result, ops: [{ st: outcome.status ?? UNTOUCHED.status, frames: seen }] },
     };
   },
 
-  get_status_frames(context, { d, n, ops }) {
+  get_status_frames(context, { d, n, ops }, at) {
     const { dom, nr } = ops[0]!;
     const call: Op = { op: 'get_status_frames', domain: d, target: dom, frames: nr, list: 'mapped' };
     const outcome = context.step(n === 1 ? call : { ...call, count: n });
-    const frames = listed(outcome, nr, () => false);
+    const frames = listed(context, at, outcome, nr);
     return { observed: { rc: outcome.result, ops: [{ st: outcome.status ?? UNTOUCHED.status, frames }] } };
   },
 
@@ -247,12 +263,13 @@ export const grantHandlers: Handlers = {
     return { observed: { rc: result, ops: [{ version: version ?? UNTOUCHED.version }] } };
   },
 
-  set_version(context, { d, n, rc, ops }, at) {
+  set_version(context, { d, n, ops }, at) {
     const { req } = ops[0]!;
-    const changes = rc === 0 && context.probe.version(d) !== req;
-    const allocate = changes && req === 2 ? statusFramesAfter(context, at, d, 0) : [];
-    const call: Op = { op: 'set_version', domain: d, version: req, allocate };
+    const shown = req === 2 ? statusFramesAfter(context, at, d, 0) : [];
+    const have = context.probe.tableFrames(d).status.length;
+    const call: Op = { op: 'set_version', domain: d, version: req, allocate: framesIn(context, shown) };
     const { result, version } = context.step(n === 1 ? call : { ...call, count: n });
+    noteGrowth(context, shown, context.probe.tableFrames(d).status, have);
     context.entries.tablesChanged(d);
     return { observed: { rc: result, ops: [{ version: version ?? req }] } };
   },
@@ -265,7 +282,7 @@ export const grantHandlers: Handlers = {
   gset(context, { d, v, ref, flags, domid, frame, off, len, tdom, tref }) {
     const isTransitive = v === 2 && (flags & 3) === 3;
     const isSubPage = v === 2 && !isTransitive && (flags & SUB_PAGE) !== 0;
-    context.step({
+    context.prepare({
       op: 'grant_write',
       domain: d,
       ref,
@@ -282,9 +299,8 @@ export const grantHandlers: Handlers = {
   entry({ probe, entries }, { d, ref }) {
     const entry = probe.entry(d, ref);
     if (!entry) return { observed: { flags: null, st: null, frame: null } };
-    const [low, high] = entry.frame;
     const st = entries.seesStatus(d) ? entry.status : 0;
-    return { observed: { flags: entry.flags, st, frame: hexOf(low + high * 0x100000000) } };
+    return { observed: { flags: entry.flags, st, frame: hexOf(wide(...entry.frame)) } };
   },
 };
 

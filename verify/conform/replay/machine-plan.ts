@@ -1,6 +1,6 @@
 // From the records to the machine that they were made on: its options, and its domains frame by frame.
 
-import type { DeviceDescription, MachineOptions, MemoryLayout, Op } from '../../../hypervisor/index.ts';
+import type { DeviceDescription, MachineOptions, MemoryLayout, Op, RulesName } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
 import type { RecordOf } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
@@ -27,7 +27,7 @@ export function domainRecord(recording: Recording, domain: number, at: number): 
   return undefined;
 }
 
-export function machineOptions(recording: Recording): MachineOptions {
+export function machineOptions(recording: Recording, rules: RulesName): MachineOptions {
   const { config, records } = recording;
   let domains = 1;
   let batchMax = 1;
@@ -54,7 +54,7 @@ export function machineOptions(recording: Recording): MachineOptions {
       transitive: config.gnttab.transitive,
       transfer: config.gnttab.transfer,
     },
-    rules: config.xen.startsWith('4.17') ? 'xen4_17' : 'xen4_23',
+    rules,
     policy: 'xen',
     maptrackOrder: 'fifo',
     windowPages: 0,
@@ -97,7 +97,8 @@ function ramFrames(config: RecordOf<'config'>): number {
   return Math.max(0, ...ends);
 }
 
-function wordsOf(hex: string): readonly [low: number, high: number] {
+/** Low and high word of a register. */
+export function wordsOf(hex: string): readonly [low: number, high: number] {
   const digits = hex.slice(2).padStart(16, '0');
   return [Number.parseInt(digits.slice(8), 16), Number.parseInt(digits.slice(0, 8), 16)];
 }
@@ -106,10 +107,10 @@ function deviceOf(record: RecordOf<'pci'>): DeviceDescription {
   return {
     device: sbdfOf(Number(record.bdf)),
     unit: 0,
-    type: record.type as NonNullable<DeviceDescription['type']>,
+    type: record.type,
     ...(record.secondary !== undefined && { secondary: record.secondary }),
     ...(record.subordinate !== undefined && { subordinate: record.subordinate }),
-    ats: record.ats === true,
+    ats: record.ats,
   };
 }
 
@@ -168,11 +169,7 @@ function pvMemory(found: DomainRecord, hardware: RecordOf<'config'> | null): Mem
     ]),
     grantFrames: found.gtmfn.slice(0, 1).map(frameOf),
     ...(hardware && {
-      identity: hardware.dom0Identity.map(([first, last, access]) => [
-        frameOf(first),
-        frameOf(last),
-        access === 'ro' ? 'ro' : 'rw',
-      ]),
+      identity: hardware.dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access]),
     }),
   };
 }

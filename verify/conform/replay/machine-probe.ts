@@ -1,9 +1,11 @@
 // What a replay reads of the machine beside the results of operations: all such knowledge of its parts is here.
 
-import type { Hypervisor } from '../../../hypervisor/index.ts';
+import type { DomainControl, Hypervisor } from '../../../hypervisor/index.ts';
 import { P2mType } from '../../../hypervisor/index.ts';
-import type { Dfn, Gfn, Mfn } from '../../../machine/frame-number.ts';
+import type { Dfn, Gfn, Mfn, Wide } from '../../../machine/frame-number.ts';
+import { FrameType } from '../../../machine/frame-table.ts';
 import type { Domid } from '../../../machine/ids.ts';
+import { wideHigh, wideLow } from '../../../machine/wide.ts';
 
 /** A grant entry as it lies in memory. */
 export interface SharedEntry {
@@ -21,6 +23,17 @@ const V1_PER_FRAME = 512;
 const V2_PER_FRAME = 256;
 /** 16-bit words of status in a frame. */
 const STATUS_PER_FRAME = 2048;
+
+/** Of a frame: owner, references, and how many of them are of its type. */
+export interface FrameState {
+  readonly owner: number;
+  readonly references: number;
+  readonly type: string;
+  readonly types: number;
+}
+
+const nameOf = (names: Readonly<Record<string, number>>, value: number): string =>
+  Object.keys(names).find((name) => names[name] === value) ?? String(value);
 
 const NO_FRAMES = { shared: [], status: [] } as const;
 
@@ -97,12 +110,15 @@ export class MachineProbe {
     return this.#machine.parts.grants.activeFrame(domain as Domid, ref);
   }
 
-  /** Live handle of a mapper, in words; null for one that is not live. */
-  handle(mapper: number, handle: number): string | null {
+  /** Live handle of a mapper: the entry that it is of; null for one that is not live. */
+  handle(
+    mapper: number,
+    handle: number,
+  ): { readonly domain: number; readonly ref: number; readonly flags: number } | null {
     const maptrack = this.#machine.parts.grants.maptrack(mapper as Domid);
     const live = maptrack.live().find((found) => found === handle);
     if (live === undefined) return null;
-    return `domain ${maptrack.domain(live)} ref ${maptrack.ref(live)}, flags ${maptrack.flags(live)}`;
+    return { domain: maptrack.domain(live), ref: maptrack.ref(live), flags: maptrack.flags(live) };
   }
 
   /** What a domain's devices may do by its tables, and with which frame. */
@@ -120,8 +136,26 @@ export class MachineProbe {
     return this.#machine.control.root.domains[domain]?.kind === 'hvm';
   }
 
-  isAlive(domain: number): boolean {
-    return this.#machine.control.root.domains[domain]?.state === 'alive';
+  domain(domain: number): DomainControl | null {
+    return this.#machine.control.root.domains[domain] ?? null;
+  }
+
+  /** The domain whose did this is on the units: the complement of its id with caching mode. */
+  domainOfDid(did: number): number {
+    const { capabilities } = this.#machine.control.root.units[0]!;
+    return capabilities.cachingMode ? ~did & 0xffff : did;
+  }
+
+  /** Who has a device; null: nobody, undefined: there is no such device. */
+  deviceOwner(device: string): number | null | undefined {
+    return this.#machine.control.root.devices.find((found) => found.device === device)?.owner;
+  }
+
+  /** Low and high word of the L1 entry for an address of a PV domain; null where no table has one. */
+  pageEntry(domain: number, address: Wide): readonly [number, number] | null {
+    const { pvTables } = this.#machine.parts;
+    const isFound = pvTables.find(domain as Domid, wideLow(address, 'address'), wideHigh(address, 'address'));
+    return isFound ? [pvTables.low, pvTables.high] : null;
   }
 
   /** The frame at a gfn of an HVM domain; null for a hole. */
@@ -131,9 +165,23 @@ export class MachineProbe {
     return p2m.frame(domain as Domid, gfn as Gfn);
   }
 
-  owner(frame: number): number | null {
+  /** What lies at a gfn of an HVM domain, in words. */
+  gfnType(domain: number, gfn: number): string {
+    return nameOf(P2mType, this.#machine.parts.p2m.type(domain as Domid, gfn as Gfn));
+  }
+
+  /** Whose a frame is, and what it is used as; null for one that is free, or none. */
+  frame(mfn: number): FrameState | null {
     const { frames } = this.#machine.parts;
-    return frames.isAllocated(frame) ? frames.owner(frame as Mfn) : null;
+    if (!frames.isAllocated(mfn)) return null;
+    const frame = mfn as Mfn;
+    const type = nameOf(FrameType, frames.type(frame));
+    return { owner: frames.owner(frame), references: frames.references(frame), type, types: frames.typeCount(frame) };
+  }
+
+  isFree(frame: number): boolean {
+    const { frames } = this.#machine.parts;
+    return frame < frames.ram && !frames.isAllocated(frame);
   }
 
   isMemory(frame: number): boolean {

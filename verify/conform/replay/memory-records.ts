@@ -5,13 +5,12 @@ import { Errno } from '../../../machine/errno.ts';
 import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { domainOp, domainRecord } from './machine-plan.ts';
-import type { Handlers, ReplayContext } from './replay-context.ts';
+import type { Handlers, ReplayContext, ShownFrame } from './replay-context.ts';
 
 const PAGE_BYTES = 4096;
 /** xen: XENMEM_*. */
 const INCREASE = 0;
 const DECREASE = 1;
-const POPULATE = 6;
 /** xen: MMUEXT_UNPIN_TABLE; lower commands pin a table of the next level. */
 const UNPIN = 4;
 /** xen: XENMAPIDX_grant_table_status. */
@@ -21,20 +20,21 @@ const REPEATS_MAX = 1000;
 
 /** Frames that the domain gets: those that dom0 then finds at the gfns. */
 function framesFoundAfter(records: readonly RecordedLine[], at: number, domain: number, gfns: readonly string[]) {
-  const frames: number[] = [];
+  const frames: ShownFrame[] = [];
   for (const gfn of gfns) {
-    const found = records
-      .slice(at + 1, at + 1 + LOOK_AHEAD)
-      .find((next) => next.o === 'p2m' && next.d === domain && next.gfn === gfn) as RecordOf<'p2m'> | undefined;
+    const ahead = records.slice(at + 1, at + 1 + LOOK_AHEAD);
+    const place = ahead.findIndex((next) => next.o === 'p2m' && next.d === domain && next.gfn === gfn);
+    const found = ahead[place] as RecordOf<'p2m'> | undefined;
     if (!found?.mfn) return [];
-    frames.push(frameOf(found.mfn));
+    frames.push({ at: at + 1 + place, frame: frameOf(found.mfn) });
   }
   return frames;
 }
 /** Records in which the frame of a populated gfn is looked for. */
 const LOOK_AHEAD = 16;
 
-const allocated = (frames: readonly number[]) => (frames.length > 0 ? { allocate: frames } : {});
+const allocated = (shown: readonly ShownFrame[]) =>
+  shown.length > 0 ? { allocate: shown.map(({ frame }) => frame) } : {};
 
 /** Fills a domain's data frames as the recorder had. */
 function fillData(context: ReplayContext, record: RecordOf<'domain'>): void {
@@ -42,7 +42,7 @@ function fillData(context: ReplayContext, record: RecordOf<'domain'>): void {
   for (const [index, name] of record.data.entries()) {
     const frame = dataFrame(context, record, name);
     if (frame === null) continue;
-    context.step({ op: 'store', frame, offset: 0, fill: { byte: (base + index) & 0xff, length: len } });
+    context.prepare({ op: 'store', frame, offset: 0, fill: { byte: (base + index) & 0xff, length: len } });
     context.contents.know(frame);
   }
 }
@@ -52,9 +52,18 @@ function dataFrame({ probe }: ReplayContext, { id, hvm }: RecordOf<'domain'>, na
   return frame !== null && probe.isMemory(frame) ? frame : null;
 }
 
+/** What the record says of the domain's table, which the model has by now. */
+function checkTable(context: ReplayContext, { id, version, gtmfn }: RecordOf<'domain'>): void {
+  const { probe } = context;
+  const frames = probe.isHvm(id) ? gtmfn.map((gfn) => probe.frameAtGfn(id, frameOf(gfn))) : gtmfn.map(frameOf);
+  const have = probe.tableFrames(id).shared;
+  if (probe.version(id) !== version) context.fail(`version of the table: ${probe.version(id)}`);
+  if (frames.join() !== have.join()) context.fail(`frames of the table: ${have.map(hexOf)}`);
+}
+
 function openWindow(context: ReplayContext, owner: number, frame: number, writable: boolean): void {
   const address = context.windowAt;
-  context.step({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
+  context.prepare({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
 }
 
 export const memoryHandlers: Handlers = {
@@ -66,8 +75,8 @@ export const memoryHandlers: Handlers = {
 
   populate(context, record) {
     const { id, order, mfn } = record;
-    // The domain was built with this memory: what is compared is that it has as much.
-    if (!record.in) return { observed: { rc: context.probe.totalPages(id) } };
+    // The domain was built with this memory.
+    if (!record.in) return undefined;
     const op: Op = {
       op: 'populate_physmap',
       domain: id,
@@ -78,22 +87,19 @@ export const memoryHandlers: Handlers = {
     return { observed: { rc: context.step(op).result } };
   },
 
-  pin_l4(context, { id }) {
-    // The domain was built with its page tables pinned.
-    return { observed: { rc: context.probe.isAlive(id) ? 0 : null } };
-  },
-
   win(context, { va, frame, dom, rw }) {
     context.windowAt = Number(va);
     context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
     if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
-    else context.step({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
+    else context.prepare({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
     return undefined;
   },
 
   watch(context, { d, first, n }) {
     const record = context.domains.get(d);
-    for (const name of record?.data.slice(first, first + n) ?? []) {
+    const names = record?.data.slice(first, first + n) ?? [];
+    if (names.length !== n) context.fail(`domain ${d} has ${record?.data.length ?? 0} data frames`);
+    for (const name of names) {
       context.windowAt += PAGE_BYTES;
       openWindow(context, d, frameOf(name), false);
       const frame = dataFrame(context, record!, name);
@@ -103,6 +109,7 @@ export const memoryHandlers: Handlers = {
   },
 
   domain(context, record) {
+    checkTable(context, record);
     fillData(context, record);
     context.entries.watch(record.id, record.gtmfn.length);
     return { observed: { tot_pages: context.probe.totalPages(record.id) } };
@@ -111,14 +118,15 @@ export const memoryHandlers: Handlers = {
   info: ({ probe }, { d }) => ({ observed: { tot_pages: probe.totalPages(d) } }),
 
   /** dom0 maps the gfn, and drops it again. */
-  p2m(context, { d, gfn }) {
+  p2m(context, { d, gfn }, at) {
     const address = context.windowAt + PAGE_BYTES;
     const window = { op: 'map_foreign', domain: 0, address, owner: d, writable: false } as const;
     const { result, frames } = context.step({ ...window, frame: frameOf(gfn) });
     const [frame] = frames ?? [];
-    if (result !== 0 || frame === undefined) return { observed: { mfn: null } };
+    if (result !== 0 || frame === undefined) return { observed: { mfn: null, rc: result } };
     context.step({ ...window, frame: null });
-    return { observed: { mfn: hexOf(frame) } };
+    const observed = { rc: undefined };
+    return { observed: context.adopted.has(at, frame) ? observed : { ...observed, mfn: hexOf(frame) } };
   },
 
   destroydomain(context, { id }) {
@@ -158,20 +166,33 @@ export const memoryHandlers: Handlers = {
       // The list is only read: what is in it afterwards is what was put in.
       return { observed: { rc: result, out: record.in } };
     }
-    if (cmd !== INCREASE && cmd !== POPULATE) return { observed: { rc: null } };
-    const frames = cmd === INCREASE ? out.map(frameOf) : framesFoundAfter(context.recording.records, at, d, record.in);
+    // Into the list of a domain without gfns of its own Xen writes the frames.
+    const isListed = cmd === INCREASE || !context.probe.isHvm(d);
+    const shown = isListed
+      ? out.map((frame) => ({ at, frame: frameOf(frame) }))
+      : framesFoundAfter(context.recording.records, at, d, record.in);
     const name = cmd === INCREASE ? 'increase_reservation' : 'populate_physmap';
-    const { result } = context.step({ op: name, domain: d, gfns: list, ...allocated(frames) });
-    for (const frame of frames) context.contents.forget(frame);
-    return { observed: { rc: result } };
+    const { result, frames } = context.step({ op: name, domain: d, gfns: list, ...allocated(shown) });
+    const got = frames?.map(Number) ?? [];
+    for (const frame of got) context.contents.forget(frame);
+    for (const { at: place, frame } of shown) if (got.includes(frame)) context.adopted.note(place, frame);
+    const left = record.in.map((item, index) => {
+      const frame = isListed ? got[index] : undefined;
+      if (frame === undefined) return item;
+      return context.adopted.has(at, frame) ? undefined : hexOf(frame);
+    });
+    return { observed: { rc: result, out: left } };
   },
 
   add_to_physmap(context, { d, space, idx, gfn }, at) {
     // A table that grows for it gets the frame that dom0 then finds there.
-    const isThere = idx < context.probe.tableFrames(d).shared.length || idx >= STATUS_INDEX;
-    const [allocate] = isThere ? [] : framesFoundAfter(context.recording.records, at, d, [gfn]);
+    const have = context.probe.tableFrames(d).shared.length;
+    const isThere = idx < have || idx >= STATUS_INDEX;
+    const [shown] = isThere ? [] : framesFoundAfter(context.recording.records, at, d, [gfn]);
     const op: Op = { op: 'add_to_physmap', domain: d, space, index: idx, gfn: frameOf(gfn) };
-    const { result } = context.step(allocate === undefined ? op : { ...op, allocate });
+    const { result } = context.step(shown && context.probe.isFree(shown.frame) ? { ...op, allocate: shown.frame } : op);
+    const { shared } = context.probe.tableFrames(d);
+    if (shown && shared.indexOf(shown.frame) >= have) context.adopted.note(shown.at, shown.frame);
     if (!isThere) context.entries.tablesChanged(d);
     return { observed: { rc: result } };
   },

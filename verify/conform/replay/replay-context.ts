@@ -1,6 +1,7 @@
 // What the handlers of records work with.
 
 import type { Hypervisor, Op, OpResult } from '../../../hypervisor/index.ts';
+import type { Wide } from '../../../machine/frame-number.ts';
 import type { Observation } from '../comparison.ts';
 import type { RecordKind, RecordOf } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
@@ -21,11 +22,36 @@ export interface ReplayContext {
   readonly entries: EntryWatch;
   readonly contents: ContentWatch;
   readonly tally: Tally;
+  readonly adopted: AdoptedFrames;
   /** Where dom0's last window into foreign memory lies: windows follow one another. */
   windowAt: number;
   /** What each device has in its own buffer, as hex, and what the processor had stored for it to read. */
   readonly deviceBuffers: Map<string, { readonly bytes: string; readonly stored: string }>;
   step(op: Op): Outcome;
+  /** Does what only prepares and has no result in the record; where it cannot be done, that is a disagreement. */
+  prepare(op: Op): Outcome;
+  /** The record asks for what cannot be done. */
+  fail(why: string): void;
+}
+
+/** Frames that the model took over from records: where these show them, nothing is compared. */
+export class AdoptedFrames {
+  readonly #shown = new Set<string>();
+
+  /** @param at place of the record that shows it */
+  note(at: number, frame: Wide): void {
+    this.#shown.add(`${at} ${frame}`);
+  }
+
+  has(at: number, frame: Wide): boolean {
+    return this.#shown.has(`${at} ${frame}`);
+  }
+}
+
+/** A frame that a record shows, and the record's place. */
+export interface ShownFrame {
+  readonly at: number;
+  readonly frame: number;
 }
 
 /** What a record was replayed to. */

@@ -3,9 +3,9 @@
 import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
 import type { Mark } from '../../../machine/heap/heap.ts';
-import type { Comparison } from '../comparison.ts';
-import { isCompared, type Observation } from '../comparison.ts';
-import type { RecordKind } from '../recording/record-fields.ts';
+import { checkAssumptions, rulesOf } from '../assumptions.ts';
+import type { Comparison, Observation } from '../comparison.ts';
+import type { RecordedLine, RecordKind } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
 import type { Tally } from '../tally.ts';
 import { ContentWatch } from './content-watch.ts';
@@ -15,7 +15,7 @@ import { grantHandlers } from './grant-records.ts';
 import { domainRecord, hardwareDomainOp, machineOptions } from './machine-plan.ts';
 import { MachineProbe } from './machine-probe.ts';
 import { memoryHandlers } from './memory-records.ts';
-import type { Handlers, Outcome, ReplayContext, Replayed } from './replay-context.ts';
+import { AdoptedFrames, type Handlers, type Outcome, type ReplayContext, type Replayed } from './replay-context.ts';
 import { UnitTap } from './unit-tap.ts';
 
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
@@ -32,11 +32,14 @@ export class Replay implements ReplayContext {
   readonly entries: EntryWatch;
   readonly contents: ContentWatch;
   readonly tally: Tally;
+  readonly adopted = new AdoptedFrames();
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
   windowAt = 0;
   /** What is written from here on is in the heap's log; so far it has been looked at. */
   #mark: Mark;
   #looked = 0;
+  /** Why the record at hand cannot be carried out. */
+  #failure: string | undefined;
   readonly #comparison: Comparison;
   readonly #tap: UnitTap;
 
@@ -45,6 +48,7 @@ export class Replay implements ReplayContext {
    * @throws InputError when there can be no such machine.
    */
   constructor(recording: Recording, tally: Tally, comparison: Comparison) {
+    checkAssumptions(recording, tally);
     this.recording = recording;
     this.tally = tally;
     this.#comparison = comparison;
@@ -73,6 +77,16 @@ export class Replay implements ReplayContext {
     }
   }
 
+  prepare(op: Op): Outcome {
+    const outcome = this.step(op);
+    if (outcome.result !== 0) this.fail(`${op.op}: ${outcome.result}`);
+    return outcome;
+  }
+
+  fail(why: string): void {
+    this.#failure ??= why;
+  }
+
   #noteWrites(): void {
     const { heap } = this.machine.parts;
     this.#looked = heap.eachBlockWriteSince(this.#mark, this.#noteWrite, this.#looked);
@@ -91,16 +105,18 @@ export class Replay implements ReplayContext {
   replayAt(at: number): void {
     const record = this.recording.records[at]!;
     const handler = handlers[record.o as RecordKind] as AnyHandler | undefined;
+    if (!handler) return this.tally.skip(record.o);
     this.#tap.take();
-    const replayed = handler?.(this, record, at);
-    if (!replayed || !isCompared(record.o)) return this.tally.skip(record.o);
-    const observed = this.#withSideEffects(replayed.observed, record);
-    const recorded = replayed.recorded ? { ...record, ...replayed.recorded } : record;
-    this.#comparison.compare(at + 1, record.o, recorded as unknown as Observation, observed);
+    this.#failure = undefined;
+    const replayed = handler(this, record, at);
+    if (!replayed) this.tally.skip(record.o);
+    const observed = this.#withSideEffects(replayed?.observed, record);
+    this.#comparison.compare(at + 1, record.o, recordedSide(record, replayed), observed);
+    if (this.#failure !== undefined) this.#comparison.refuse(at + 1, record.o, this.#failure);
   }
 
   /** Also what the operation submitted to the unit, and which grant entries it changed. */
-  #withSideEffects(observed: Observation, record: { readonly o: string }): Observation {
+  #withSideEffects(observed: Observation | undefined, record: { readonly o: string }): Observation {
     const iommu = this.#tap.take();
     // The recorder looked at the entries after each grant hypercall, and when a domain was destroyed.
     const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
@@ -108,9 +124,16 @@ export class Replay implements ReplayContext {
   }
 }
 
+/** What there is to compare: of a record that is only prepared for others, what it submitted. */
+function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Observation {
+  const whole = record as unknown as Observation;
+  if (!replayed) return { iommu: whole.iommu };
+  return replayed.recorded ? Object.assign(Object.create(whole), replayed.recorded) : whole;
+}
+
 function machineOf(recording: Recording): Hypervisor {
   try {
-    return new Hypervisor(machineOptions(recording));
+    return new Hypervisor(machineOptions(recording, rulesOf(recording)));
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) throw unbuildable(recording, error.message);
     throw error;
