@@ -164,6 +164,7 @@ class Builder {
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
     if (level !== 4) return frame;
+    this.#parts.pvTables.writeXenEntries(frame);
     frames.setPinned(frame, true);
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));

@@ -13,6 +13,7 @@ import {
   policyNamed,
   type Release,
 } from '../passthrough/index.ts';
+import type { FrameRange } from './door/memory-op.ts';
 import { type Rules, type RulesName, rulesNamed } from './rules.ts';
 
 /** A VT-d unit: capabilities in words, or register values of a real one. */
@@ -100,6 +101,11 @@ export interface MachineOptions {
    * domains do, so that a freed table can become a domain's page.
    */
   readonly hypervisorFrames?: number;
+  /**
+   * Frames beyond memory, `[first, last]`, that the hypervisor keeps to itself: registers of its units above all. The
+   * range of interrupt messages always is. xen: dom0_setup_permissions.
+   */
+  readonly keptIo?: readonly FrameRange[];
 }
 
 export const defaultIommuOptions: IommuOptions = Object.freeze({
@@ -133,6 +139,7 @@ export interface MachineConfig {
   readonly flushQueue: number;
   readonly iommu: IommuOptions;
   readonly hypervisorFrames: number;
+  readonly keptIo: readonly FrameRange[];
 }
 
 function within(name: string, value: number, low: number, high: number): number {
@@ -196,6 +203,7 @@ export function configure(options: MachineOptions): MachineConfig {
     flushQueue,
     iommu: { ...defaultIommuOptions, ...options.iommu },
     hypervisorFrames: within('hypervisorFrames', options.hypervisorFrames ?? 0, 0, 2 ** 20),
+    keptIo: options.keptIo ?? [],
   };
 }
 

@@ -32,6 +32,7 @@ export interface RefusedEffect {
 
 const { general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, okay } = GrantStatus;
 const EPERM = -1;
+const EACCES = -13;
 const EBUSY = -16;
 const EINVAL = -22;
 const COPY_REFUSALS = [general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, -8];
@@ -119,7 +120,7 @@ export const refusedEffects: readonly RefusedEffect[] = [
   },
   {
     operation: 'pin_table',
-    refusals: [EPERM, EBUSY, EINVAL],
+    refusals: [EPERM, EACCES, EBUSY, EINVAL],
     when: 'nothing needed the frame’s type, and what the frame holds is no table',
     effect: "the frame has no type, and its owner's devices do not reach it",
     parts: ['frameType', 'deviceEntry'],

@@ -2,7 +2,7 @@
 
 import { type Hypervisor, type Op, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
-import type { Domid } from '../../machine/ids.ts';
+import { DOMID_SELF, type Domid } from '../../machine/ids.ts';
 import type { Dice } from './dice.ts';
 import { MIXED_DOMAINS } from './mixed-machine.ts';
 import { aliveDomains, emptyPlaces, isHvm, placesOf, plainPlaces, plainRamOf, ramOf } from './surroundings.ts';
@@ -47,7 +47,7 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
       vcpu: dice.below(2),
       domain,
       address: place(machine, dice, domain),
-      owner,
+      owner: owner === domain && dice.percent(80) ? DOMID_SELF : owner,
       frame: dice.percent(30) ? null : dice.of(ramOf(machine, owner), 0),
       writable: dice.percent(60),
     };

@@ -11,6 +11,11 @@ type CreateOp = Extract<Op, { op: 'create_domain' }>;
 
 /** Frames of the hypervisor's own, for device tables; beyond the RAM of the recorded machine. */
 const HYPERVISOR_FRAMES = 4096;
+/** Of the emulated machine: registers of its VT-d unit; and from HyperTransport's range on, what its processor lacks. */
+const KEPT_IO = [
+  [0xfed90, 0xfed90],
+  [0xfd00000, 2 ** 40 - 1],
+] as const;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them. */
 const GFNS = 1 << 17;
 const HANDLES_PER_FRAME = 256;
@@ -61,6 +66,7 @@ export function machineOptions(recording: Recording): MachineOptions {
     gfns: hasHvm ? GFNS : 0,
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
+    keptIo: KEPT_IO,
     caches: {
       kind: 'lru',
       shape: {

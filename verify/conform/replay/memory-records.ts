@@ -2,6 +2,7 @@
 
 import type { Op } from '../../../hypervisor/index.ts';
 import { Errno } from '../../../machine/errno.ts';
+import { DOMID_SELF } from '../../../machine/ids.ts';
 import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { domainOp, domainRecord } from './machine-plan.ts';
@@ -14,6 +15,7 @@ const DECREASE = 1;
 const POPULATE = 6;
 /** xen: MMUEXT_UNPIN_TABLE; lower commands pin a table of the next level. */
 const UNPIN = 4;
+const PIN_L4 = 3;
 /** xen: XENMAPIDX_grant_table_status. */
 export const STATUS_INDEX = 0x80000000;
 /** Times that a hypercall is repeated that says it is not done. */
@@ -52,8 +54,9 @@ function dataFrame({ probe }: ReplayContext, { id, hvm }: RecordOf<'domain'>, na
   return frame !== null && probe.isMemory(frame) ? frame : null;
 }
 
-function openWindow(context: ReplayContext, owner: number, frame: number, writable: boolean): void {
+function openWindow(context: ReplayContext, domain: number, frame: number, writable: boolean): void {
   const address = context.windowAt;
+  const owner = domain === 0 ? DOMID_SELF : domain;
   context.step({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
 }
 
@@ -87,7 +90,15 @@ export const memoryHandlers: Handlers = {
     context.windowAt = Number(va);
     context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
     if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
-    else context.step({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
+    else
+      context.step({
+        op: 'map_foreign',
+        domain: 0,
+        address: Number(va),
+        owner: DOMID_SELF,
+        frame: null,
+        writable: false,
+      });
     return undefined;
   },
 
@@ -109,6 +120,18 @@ export const memoryHandlers: Handlers = {
   },
 
   info: ({ probe }, { d }) => ({ observed: { tot_pages: probe.totalPages(d) } }),
+
+  map_foreign(context, { d, va, frame, dom, rw }) {
+    const op: Op = {
+      op: 'map_foreign',
+      domain: d,
+      address: wideOf(va),
+      owner: dom,
+      frame: frameOf(frame),
+      writable: rw === 1,
+    };
+    return { observed: { rc: context.step(op).result } };
+  },
 
   /** dom0 maps the gfn, and drops it again. */
   p2m(context, { d, gfn }) {
@@ -147,7 +170,10 @@ export const memoryHandlers: Handlers = {
       cmd === UNPIN
         ? { op: 'unpin_table', domain: d, frame }
         : { op: 'pin_table', domain: d, frame, level: (cmd + 1) as 1 | 2 | 3 | 4 };
-    return { observed: { rc: context.step(op).result } };
+    const { result } = context.step(op);
+    // What the hypervisor writes into a top table depends on the machine.
+    if (cmd === PIN_L4 && result === 0) context.contents.forget(frame);
+    return { observed: { rc: result } };
   },
 
   memory_op(context, record, at) {
