@@ -118,12 +118,14 @@ export class MemoryCalls {
   }
 
   #placePhysmap(op: Of<'add_to_physmap' | 'remove_from_physmap'>, vcpu: Vcpu): Vcpu | OpResult {
-    if (op.op === 'add_to_physmap' && op.space !== MapSpace.grantTable) {
-      throw new RangeError(`space ${String(op.space)}: expected ${MapSpace.grantTable}, the grant table`);
+    const { sharedInfo, gmfnRange } = MapSpace;
+    if (op.op === 'add_to_physmap' && (op.space === gmfnRange || (op.space === sharedInfo && op.index === 0))) {
+      throw new RangeError(`space ${op.space}: expected any but a range of gfns, or the shared info page`);
     }
     const record = this.#open(op, vcpu, 0);
     record[ReservationScratch.gfn] = op.gfn;
     if (op.op === 'add_to_physmap') {
+      record[ReservationScratch.space] = op.space;
       record[ReservationScratch.frameIndex] = op.index;
       if (op.allocate !== undefined) record[ReservationScratch.asked] = op.allocate + 1;
     }

@@ -81,8 +81,10 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
   increase: (machine, dice) => grow(machine, dice, 'increase_reservation'),
   add_to_physmap(machine, dice) {
     const domain = dice.percent(90) ? dice.of(aliveDomains(machine, 'hvm'), 0) : dice.below(4);
+    const placed = { op: 'add_to_physmap', vcpu: dice.below(2), domain, gfn: gfn(machine, dice, domain) } as const;
+    if (dice.percent(40)) return { ...placed, space: 2, index: dice.of(ramOf(machine, domain), 0) };
     const index = dice.percent(70) ? dice.below(3) : STATUS_INDEX + dice.below(2);
-    return { op: 'add_to_physmap', vcpu: dice.below(2), domain, space: 1, index, gfn: gfn(machine, dice, domain) };
+    return { ...placed, space: 1, index };
   },
   remove_from_physmap(machine, dice) {
     const domain = dice.percent(90) ? dice.of(aliveDomains(machine, 'hvm'), 0) : dice.below(4);

@@ -18,6 +18,7 @@ export const RECORDED = [
   'scen5-417-cm1',
   'scen6-417-cm1',
   'scen9-417-cm1',
+  'scen10-417-cm1',
 ] as const;
 
 export const recordedFile = (name: string): string =>

@@ -279,7 +279,14 @@ export const recordFields = {
   },
   unmap_own: { ...byDomain, va: 'input hex', mfn: 'ignored any?', t: 'ignored any?' },
   mmuext: { ...byDomain, cmd: 'input int', mfn: 'input hex', t: 'ignored any?' },
-  memory_op: { ...byDomain, cmd: 'input int', in: 'input hexes', out: 'compared hexes', t: 'ignored any?' },
+  memory_op: {
+    ...byDomain,
+    cmd: 'input int',
+    order: 'input int?',
+    in: 'input hexes',
+    out: 'compared hexes',
+    t: 'ignored any?',
+  },
   add_to_physmap: { ...byDomain, space: 'input int', idx: 'input int', gfn: 'input hex', t: 'ignored any?' },
   remove_from_physmap: { ...byDomain, gfn: 'input hex', t: 'ignored any?' },
   dma: {

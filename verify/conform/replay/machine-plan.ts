@@ -46,6 +46,7 @@ export function machineOptions(recording: Recording): MachineOptions {
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
     } else if (record.o === 'pci') devices.push(deviceOf(record));
     else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
+    else if (record.o === 'memory_op') batchMax = Math.max(batchMax, record.in.length << (record.order ?? 0));
   }
   return {
     domains,

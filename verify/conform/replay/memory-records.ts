@@ -177,18 +177,22 @@ export const memoryHandlers: Handlers = {
   },
 
   memory_op(context, record, at) {
-    const { d, cmd, out } = record;
+    const { d, cmd, order = 0, out } = record;
     const list = record.in.map(frameOf);
     if (cmd === DECREASE) {
-      const { result } = context.step({ op: 'decrease_reservation', domain: d, frames: list });
+      const frames = list.flatMap((first) => Array.from({ length: 1 << order }, (_, page) => first + page));
+      const { result } = context.step({ op: 'decrease_reservation', domain: d, frames });
       // The list is only read: what is in it afterwards is what was put in.
-      return { observed: { rc: result, out: record.in } };
+      return { observed: { rc: typeof result === 'number' ? result >> order : result, out: record.in } };
     }
     if (cmd !== INCREASE && cmd !== POPULATE) return { observed: { rc: null } };
-    const frames = cmd === INCREASE ? out.map(frameOf) : framesFoundAfter(context.recording.records, at, d, record.in);
+    // An HVM domain is not told which frames it gets, and does not see those of an increase.
+    const isHvm = context.domains.get(d)?.hvm === 1;
+    const given = isHvm ? [] : out.map(frameOf);
+    const frames = cmd === INCREASE ? given : framesFoundAfter(context.recording.records, at, d, record.in);
     const name = cmd === INCREASE ? 'increase_reservation' : 'populate_physmap';
-    const { result } = context.step({ op: name, domain: d, gfns: list, ...allocated(frames) });
-    for (const frame of frames) context.contents.forget(frame);
+    const { result } = context.step({ op: name, domain: d, gfns: list, order, ...allocated(frames) });
+    for (const first of frames) for (let page = 0; page < 1 << order; page += 1) context.contents.forget(first + page);
     return { observed: { rc: result } };
   },
 
