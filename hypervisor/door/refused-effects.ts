@@ -119,6 +119,14 @@ export const refusedEffects: readonly RefusedEffect[] = [
     source: 'grant_table.c gnttab_transfer; p2m.c guest_physmap_add_page',
   },
   {
+    operation: 'transfer',
+    refusals: [general_error],
+    when: 'the target changed the version of its table after its entry had accepted, or died',
+    effect: "the frame is the target's, without a type and at no gfn; if that is dying it goes with it",
+    parts: ['frame', 'frameType', 'deviceEntry'],
+    source: 'grant_table.c gnttab_transfer',
+  },
+  {
     operation: 'pin_table',
     refusals: [EPERM, EACCES, EBUSY, EINVAL],
     when: 'nothing needed the frame’s type, and what the frame holds is no table',
