@@ -102,6 +102,12 @@ export interface MachineOptions {
    */
   readonly hypervisorFrames?: number;
   /**
+   * Whether frames that a living domain gives back are cleared (xen: scrub-domheap). Xen leaves them as they are unless
+   * told so; true is the default all the same, for a machine has fewer states then. Frames of domains that died, and
+   * those lost in a transfer, always are.
+   */
+  readonly scrubFreed?: boolean;
+  /**
    * Frames beyond memory, `[first, last]`, that the hypervisor keeps to itself: registers of its units above all. The
    * range of interrupt messages always is. xen: dom0_setup_permissions.
    */
@@ -139,6 +145,7 @@ export interface MachineConfig {
   readonly flushQueue: number;
   readonly iommu: IommuOptions;
   readonly hypervisorFrames: number;
+  readonly scrubFreed: boolean;
   readonly keptIo: readonly FrameRange[];
 }
 
@@ -203,6 +210,7 @@ export function configure(options: MachineOptions): MachineConfig {
     flushQueue,
     iommu: { ...defaultIommuOptions, ...options.iommu },
     hypervisorFrames: within('hypervisorFrames', options.hypervisorFrames ?? 0, 0, 2 ** 20),
+    scrubFreed: options.scrubFreed ?? true,
     keptIo: options.keptIo ?? [],
   };
 }

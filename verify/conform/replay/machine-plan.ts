@@ -68,6 +68,7 @@ export function machineOptions(recording: Recording): MachineOptions {
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
     keptIo: KEPT_IO,
+    scrubFreed: false,
     caches: {
       kind: 'lru',
       shape: {
