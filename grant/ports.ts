@@ -41,8 +41,10 @@ export interface PageMoves {
   steal(vcpu: Vcpu, owner: Domid, low: number, high: number): GrantStatus;
   /** Whether a domain can take one frame more. */
   hasRoom(domain: Domid): boolean;
-  /** Gives a stolen frame to a domain; an HVM one sees it at the gfn. False: it has the frame, but not there. */
-  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number, gfnHigh: number): boolean;
+  /** Gives a stolen frame to a domain. */
+  assign(domain: Domid, frame: Mfn): void;
+  /** Puts a frame that was given to use; an HVM domain sees it at the gfn. False: it has the frame, but not there. */
+  place(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number, gfnHigh: number): boolean;
   /** A stolen frame that nobody gets goes back to the free ones. */
   discard(vcpu: Vcpu, frame: Mfn): void;
   /** Takes a page of the hypervisor's from the gfn that a translated domain has it at. False when it is at none. */

@@ -142,6 +142,11 @@ export class SharedTables {
     return this.#allOrNothing(() => this.#growStatus(domain, allocate));
   }
 
+  /**
+   * Without memory nothing is left of what was taken before it ran out, neither frames nor a change of entries (xen:
+   * gnttab_grow_table, gnttab_populate_status_frames, which gnttab_set_version calls before it clears anything; seen of
+   * 4.17.7 with its memory exhausted).
+   */
   #allOrNothing(act: () => number): number {
     const mark = this.heap.mark();
     const errno = act();

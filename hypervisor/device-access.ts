@@ -3,7 +3,7 @@
 import { completeGrant, type DeviceAccess, type GrantContext, Reuse } from '../grant/index.ts';
 import { errnoName } from '../machine/errno.ts';
 import type { Dfn, Mfn } from '../machine/frame-number.ts';
-import type { Domid, Vcpu } from '../machine/ids.ts';
+import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../machine/ids.ts';
 import { Progress } from '../machine/pending.ts';
 import { highWord, joinWords } from '../machine/wide.ts';
 import type { FlushEngine, IommuDriver } from '../passthrough/index.ts';
@@ -124,7 +124,15 @@ export class DriverAccess implements DeviceAccess {
   /** A frame without references goes back to the free ones, once what was removed before is flushed. */
   freeFrame(vcpu: Vcpu, frame: Mfn): void {
     if (this.holdsBack(vcpu)) this.#flush.hold(vcpu, Completion.frame, frame, 0, 0, 0, 0);
-    else this.#parts.frames.free(frame);
+    else this.#free(frame);
+  }
+
+  #free(frame: Mfn): void {
+    const { frames } = this.#parts;
+    const owner = frames.owner(frame);
+    // Of the dead, and of what was lost on its way to another domain, nothing is left.
+    const isLiving = owner < DOMID_FIRST_RESERVED && this.grants?.domain(owner)?.dying === false;
+    frames.free(frame, isLiving);
   }
 
   completeOne(vcpu: Vcpu): Progress {
@@ -152,7 +160,7 @@ export class DriverAccess implements DeviceAccess {
     // Before the completion happens: it may itself remove something, and hold back what follows from that.
     ledger.completed(vcpu, record);
     if (kind === Completion.dmaRange) this.observer?.released(a, joinWords(b, c) as Dfn, d);
-    else if (kind === Completion.frame) this.#parts.frames.free(a as number as Mfn);
+    else if (kind === Completion.frame) this.#free(a as number as Mfn);
     else completeGrant(this.grants!, by, a, b, c, d as Mfn, mapper);
     return true;
   }

@@ -160,10 +160,12 @@ class Builder {
   /** A frame becomes a table that another one refers to; the top one is pinned, and in use (xen: guest_table). */
   #makeTable(frame: Mfn, level: number): number {
     const { frames } = this.#parts;
+    frames.clearContents(frame);
     frames.resetType(frame, FrameType.none);
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
     if (level !== 4) return frame;
+    this.#parts.pvTables.writeXenEntries(frame);
     frames.setPinned(frame, true);
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));

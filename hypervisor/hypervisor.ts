@@ -25,6 +25,7 @@ import type { Op, OpResult } from './door/op.ts';
 import { checkOp } from './door/op-checks.ts';
 import { isVcpuOp, VCPU_OPS, type VcpuOp, type VcpuOpName, vcpuOpCode } from './door/vcpu-ops.ts';
 import { HostMappingTables } from './memory/host-mappings.ts';
+import { IoMemory } from './memory/io-memory.ts';
 import { PageTypes } from './memory/page-types.ts';
 import { Physmap } from './memory/physmap.ts';
 import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
@@ -107,7 +108,8 @@ export class Hypervisor {
     const { access, control } = this;
     const view = (domain: Domid) => control.grantViews[domain] ?? null;
     const crash = (vcpu: Vcpu, domain: Domid, reason: string) => crashDomain(control, { vcpu, domain, reason });
-    const pages = new PageTypes(parts, access, view);
+    const hasDevices = (domain: Domid) => control.root.devices.some(({ owner }) => owner === domain);
+    const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, view, hasDevices));
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
       frames: parts.frames,

@@ -34,6 +34,7 @@ import {
   tuple,
   word,
 } from './door/field-checks.ts';
+import type { FrameRange } from './door/memory-op.ts';
 import { type Rules, type RulesName, ruleChecks, rulesNamed } from './rules.ts';
 
 /** A VT-d unit: capabilities in words, or register values of a real one. */
@@ -121,6 +122,17 @@ export interface MachineOptions {
    * domains do, so that a freed table can become a domain's page.
    */
   readonly hypervisorFrames?: number;
+  /**
+   * Whether frames that a living domain gives back are cleared (xen: scrub-domheap). Xen leaves them as they are unless
+   * told so; true is the default all the same, for a machine has fewer states then. Frames of domains that died, and
+   * those lost in a transfer, always are.
+   */
+  readonly scrubFreed?: boolean;
+  /**
+   * Frames beyond memory, `[first, last]`, that the hypervisor keeps to itself: registers of its units above all. The
+   * range of interrupt messages always is. xen: dom0_setup_permissions.
+   */
+  readonly keptIo?: readonly FrameRange[];
 }
 
 export const defaultIommuOptions: IommuOptions = Object.freeze({
@@ -162,6 +174,8 @@ export interface MachineConfig {
   readonly flushQueue: number;
   readonly iommu: IommuOptions;
   readonly hypervisorFrames: number;
+  readonly scrubFreed: boolean;
+  readonly keptIo: readonly FrameRange[];
 }
 
 const frameCount = between(0, 2 ** 20);
@@ -259,6 +273,8 @@ const OPTIONS: Fields<MachineOptions> = {
   flushQueue: optional(between(64, 65536)),
   iommu: optional(record(iommu)),
   hypervisorFrames: optional(frameCount),
+  scrubFreed: optional(flag),
+  keptIo: optional(listOf(tuple(index, index))),
 };
 const OPTION_LIST = fieldList(OPTIONS);
 
@@ -348,6 +364,8 @@ export function configure(options: MachineOptions): MachineConfig {
     flushQueue,
     iommu: filled(defaultIommuOptions, options.iommu),
     hypervisorFrames: options.hypervisorFrames ?? 0,
+    scrubFreed: options.scrubFreed ?? true,
+    keptIo: options.keptIo ?? [],
   };
 }
 

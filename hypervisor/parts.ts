@@ -57,6 +57,7 @@ export function makeParts(config: MachineConfig): Parts {
     hypervisorFrames: config.hypervisorFrames,
     privateFrames: config.units.length,
     domains,
+    keepsFreed: !config.scrubFreed,
   });
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map(unitRegisters);

@@ -52,31 +52,49 @@ export const ruleFacts: readonly RuleFact[] = [
     sentence: 'a copy of no bytes',
     values: {
       done: 'done without a look at anything (2024: a4a790f432; recorded of 4.23-unstable)',
-      checked: 'checked like any other (recorded of 4.17.7)',
+      checked: 'checked like any other (before: __gnttab_copy of 2008, 61730c75ce; recorded of 4.17.7)',
     },
   }),
   fact({
     field: 'copyFrameCheck',
     sentence: "a copy's frame of a domain other than DOMID_SELF is refused",
     values: {
-      'before-lookup': 'before that domain is looked up (recorded of 4.23-unstable)',
+      'both-first': 'of both ends, before either domain is looked up (2006: 55939a45fa; so in 2008, 61730c75ce)',
+      'before-lookup': 'before that domain is looked up, end by end (2015: 3c72f8c2cf; recorded of 4.23-unstable)',
       'at-claim': 'where that end is claimed, both domains found and perhaps the source claimed (4.17.7, as recorded)',
+    },
+  }),
+  fact({
+    field: 'copyPageBorder',
+    sentence: 'a copy that leaves its page is refused',
+    values: {
+      first: 'before anything else is looked at (2006: b8b9cf77b2; so in 2008, 61730c75ce)',
+      claimed: 'when both ends are claimed (2015: 3c72f8c2cf; recorded of 4.17.7 and 4.23-unstable)',
+    },
+  }),
+  fact({
+    field: 'badFrame',
+    sentence: 'a map or copy of a frame that the domain which names it does not have',
+    values: {
+      bad_page: 'is a bad page (2012: d8cbecb1ee; recorded of 4.17.7 and 4.23-unstable)',
+      general_error: 'is a general error (before: __gnttab_map_grant_ref and __gnttab_copy of 2008, 61730c75ce)',
     },
   }),
   fact({
     field: 'cacheFlush',
     sentence: 'GNTTABOP_cache_flush on x86',
     values: {
-      done: 'done (recorded of 4.17.7)',
-      absent: 'no such operation (recorded of 4.23-unstable)',
+      done: 'done (2014: 18e8d22fe7; recorded of 4.17.7)',
+      absent: 'no such operation (before, and since 2025: 5642a6055c; recorded of 4.23-unstable)',
     },
   }),
   fact({
     field: 'foreignMapOfGrant',
     sentence: 'a privileged domain maps a gfn of another where that has mapped a grant',
     values: {
-      'by-owner': 'done if the frame is of that domain all the same (recorded of 4.17.7)',
-      refused: 'refused (recorded of 4.23-unstable)',
+      'by-owner':
+        'done if the frame is of that domain all the same (recorded of 4.17.7; 2008, 61730c75ce: mod_l1_entry asks for no type)',
+      refused: 'refused (2025: a8325f981c; recorded of 4.23-unstable)',
     },
   }),
 ];
@@ -91,6 +109,8 @@ export const rulePresets = {
       pinLimit: 'incremented',
       copyZeroLength: 'checked',
       copyFrameCheck: 'at-claim',
+      copyPageBorder: 'claimed',
+      badFrame: 'bad_page',
       cacheFlush: 'done',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
@@ -103,18 +123,25 @@ export const rulePresets = {
       pinLimit: 'incremented',
       copyZeroLength: 'done',
       copyFrameCheck: 'before-lookup',
+      copyPageBorder: 'claimed',
+      badFrame: 'bad_page',
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'refused' },
   },
-  /** The PV passthrough series of May 2008 with the fixes of its first week. */
+  /**
+   * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). HVM domains could not map
+   * grants then (b37d30c8fc, 2009); here they can.
+   */
   xen2008: {
     name: 'xen2008',
     grants: {
       deviceRights: 'writable-pins',
       pinLimit: 'any',
       copyZeroLength: 'checked',
-      copyFrameCheck: 'before-lookup',
+      copyFrameCheck: 'both-first',
+      copyPageBorder: 'first',
+      badFrame: 'general_error',
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'by-owner' },

@@ -71,6 +71,7 @@ export class FrameTable {
   /** Per domain: frames of RAM that it owns. xen: tot_pages. */
   readonly #owned: number;
   readonly #domains: number;
+  readonly #keepsFreed: boolean;
   #watcher: FrameWatcher | null = null;
 
   constructor(
@@ -84,6 +85,8 @@ export class FrameTable {
       readonly privateFrames: number;
       /** Domains whose frames are counted: ids below this. */
       readonly domains?: number;
+      /** Whether frames that a living domain gives back keep what they held. */
+      readonly keepsFreed?: boolean;
     },
   ) {
     const { frames: ram, privateFrames, hypervisorFrames = 0, domains = 0 } = options;
@@ -97,6 +100,7 @@ export class FrameTable {
     this.#free = new FreeSet(heap, 'frames in use', ram);
     this.#own = hypervisorFrames > 0 ? new FreeSet(heap, "hypervisor's frames in use", hypervisorFrames) : null;
     this.#domains = domains;
+    this.#keepsFreed = options.keepsFreed ?? false;
     this.#owned = heap.reserve('frames owned', Math.max(1, domains)).base;
     heap.reserveBlocks('contents', frames);
   }
@@ -122,6 +126,7 @@ export class FrameTable {
     this.#heap.write(record + OWNER, owner | ALLOCATED | HELD | (options?.xenHeap ? XEN_HEAP : 0));
     this.#heap.write(record + REFERENCES, 1);
     if (!options?.xenHeap) this.#countOwned(owner, 1);
+    else if (this.#keepsFreed) this.clearContents(frame as Mfn);
     return frame as Mfn;
   }
 
@@ -298,8 +303,11 @@ export class FrameTable {
     this.#heap.write(this.#records + frame * RECORD_WORDS + TYPE, (type << TYPE_SHIFT) >>> 0);
   }
 
-  /** Returns a frame without references to the free ones, cleared. */
-  free(frame: Mfn): void {
+  /**
+   * Returns a frame without references to the free ones, cleared; or with what it held, if it was a living domain's and
+   * such frames keep that. xen: free_domheap_pages.
+   */
+  free(frame: Mfn, isOwnerLiving = false): void {
     const record = this.#records + frame * RECORD_WORDS;
     if (this.#heap.words[record + REFERENCES] !== 0)
       throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
@@ -307,7 +315,7 @@ export class FrameTable {
     if ((word & XEN_HEAP) === 0) this.#countOwned(word & 0xffff, -1);
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
-    this.clearContents(frame);
+    if (!this.#keepsFreed || !isOwnerLiving || (word & XEN_HEAP) !== 0) this.clearContents(frame);
     if (frame < this.ram) this.#free.put(frame);
     else this.#own!.put(frame - this.ram);
   }

@@ -5,6 +5,7 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import type { ByteRange } from '../grant-tables.ts';
 import { ANY_PIN, GTF, hasWritePins, Pin, pinsAreFull } from '../layouts.ts';
+import { badFrameStatus } from '../rules.ts';
 import { GrantStatus } from '../status.ts';
 import type { GrantContext } from './context.ts';
 
@@ -107,7 +108,7 @@ function lookUp(
 ): GrantStatus {
   const { tables } = context;
   const found = context.grantedFrame(granter, tables.sharedGfn(granter, ref), tables.sharedGfnHigh(granter, ref));
-  if (found < 0) return GrantStatus.bad_page;
+  if (found < 0) return badFrameStatus(context.rules);
   const frame = found as Mfn;
   const isPart = tables.version(granter) === 2 && (tables.sharedFlags(granter, ref) & SUB_PAGE) !== 0;
   const bytes = isPart ? tables.shared(granter, ref, 1) : 0;
@@ -120,7 +121,7 @@ function lookUp(
       (tables.isPartial(granter, ref) && !(isPart && isSameRange(tables.activeRange(granter, ref), range)));
     if (isOther) return GrantStatus.general_error;
   }
-  if (!context.ports.pages.take(vcpu, frame, 1, 0)) return GrantStatus.bad_page;
+  if (!context.ports.pages.take(vcpu, frame, 1, 0)) return badFrameStatus(context.rules);
   if (tables.pins(granter, ref) === 0) {
     tables.activate(granter, ref, 0, mapper, frame);
     if (range) tables.limit(granter, ref, range, null);

@@ -7,6 +7,7 @@ import { DOMID_FIRST_RESERVED, DOMID_SELF, type Domid, type Vcpu } from '../../m
 import { ARGUMENT_WORDS, ARGUMENTS, Pending, Step } from '../../machine/pending.ts';
 import { CLAIM_WORDS, Claim, Claimed, DESTINATION_CLAIM, SOURCE_CLAIM } from '../copy-claims.ts';
 import { CopyElement, CopyEndWords, GNTCOPY } from '../layouts.ts';
+import { badFrameStatus } from '../rules.ts';
 import { GrantStatus } from '../status.ts';
 import { type Acquired, acquire, RETRY, releaseEntry } from './acquire.ts';
 import { endsHere, nextElement } from './batch.ts';
@@ -50,6 +51,9 @@ function claim(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const element = elementOf(record);
   const length = record[element + CopyElement.lengthAndFlags]! & 0xffff;
   if (length === 0 && context.rules.copyZeroLength === 'done') return finish(context, vcpu, record, GrantStatus.okay);
+  if (context.rules.copyPageBorder === 'first' && leavesPage(record, element)) {
+    return finish(context, vcpu, record, GrantStatus.bad_copy_arg);
+  }
   const status = claimBoth(context, vcpu, record, element);
   if (status === RETRY) {
     record[RESULT] = Errno.ERESTART;
@@ -57,6 +61,13 @@ function claim(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   }
   if (status !== GrantStatus.okay) return finish(context, vcpu, record, status);
   return context.ports.device.isFlushed(vcpu) ? Phase.move : Phase.claimFlush;
+}
+
+function leavesPage(record: Uint32Array, element: number): boolean {
+  const length = record[element + CopyElement.lengthAndFlags]! & 0xffff;
+  const from = record[element + CopyElement.source + CopyEndWords.domainAndOffset]! >>> 16;
+  const to = record[element + CopyElement.destination + CopyEndWords.domainAndOffset]! >>> 16;
+  return from + length > PAGE_SIZE || to + length > PAGE_SIZE;
 }
 
 function claimBoth(
@@ -101,6 +112,9 @@ function checkDomains(
   context: GrantContext,
   ends: readonly { readonly domid: number; readonly byRef: boolean }[],
 ): GrantStatus {
+  const isForeign = ({ domid, byRef }: { readonly domid: number; readonly byRef: boolean }) =>
+    !byRef && domid !== DOMID_SELF;
+  if (context.rules.copyFrameCheck === 'both-first' && ends.some(isForeign)) return GrantStatus.permission_denied;
   for (const { domid, byRef } of ends) {
     if (domid === DOMID_SELF) continue;
     if (!byRef && context.rules.copyFrameCheck === 'before-lookup') return GrantStatus.permission_denied;
@@ -134,7 +148,7 @@ function claimEnd(
     if (status !== GrantStatus.okay) return status;
   } else {
     const frame = context.grantedFrame(domain, low, high);
-    if (frame < 0 || !pages.take(vcpu, frame as Mfn, 1, 0)) return GrantStatus.bad_page;
+    if (frame < 0 || !pages.take(vcpu, frame as Mfn, 1, 0)) return badFrameStatus(context.rules);
     acquired.frame = frame as Mfn;
     acquired.range = null;
   }
@@ -156,9 +170,7 @@ function move(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const length = record[element + CopyElement.lengthAndFlags]! & 0xffff;
   const from = record[element + CopyElement.source + CopyEndWords.domainAndOffset]! >>> 16;
   const to = record[element + CopyElement.destination + CopyEndWords.domainAndOffset]! >>> 16;
-  if (from + length > PAGE_SIZE || to + length > PAGE_SIZE) {
-    return finish(context, vcpu, record, GrantStatus.bad_copy_arg);
-  }
+  if (leavesPage(record, element)) return finish(context, vcpu, record, GrantStatus.bad_copy_arg);
   const claims = context.claims.of(vcpu);
   const isWithin = (of: number, offset: number) =>
     offset >= claims[of + Claim.offset]! && offset + length <= claims[of + Claim.offset]! + claims[of + Claim.length]!;

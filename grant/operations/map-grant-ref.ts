@@ -14,6 +14,7 @@ import {
   typeReferences,
 } from '../layouts.ts';
 import { Reuse } from '../ports.ts';
+import { badFrameStatus } from '../rules.ts';
 import { GrantStatus } from '../status.ts';
 import { endsHere, nextElement } from './batch.ts';
 import type { GrantContext } from './context.ts';
@@ -142,7 +143,7 @@ function pinEntry(
     frame = context.grantedFrame(granter, tables.sharedGfn(granter, ref), tables.sharedGfnHigh(granter, ref));
     if (frame < 0) {
       tables.reduceStatus(granter, ref, readOnly);
-      return GrantStatus.bad_page;
+      return badFrameStatus(context.rules);
     }
   }
   const types = typeReferences(flags, mapper === granter, context.domain(granter)!.kind === 'pv');

@@ -1,6 +1,9 @@
 // GNTTABOP_transfer, in micro-steps. xen: common/grant_table.c gnttab_transfer; the numbers are its order of checks.
 //
-// What goes wrong after the frame was taken from its owner costs the owner the frame.
+// What goes wrong after the frame was taken from its owner costs the owner the frame. Between 8 and 9 no lock is held:
+// the target may change its table, or die. Row 6, a frame too high for the target, cannot be: a PV target's version 1
+// entries hold frame numbers of 32 bits, and no machine here has that many frames; a narrower limit Xen has for 32-bit
+// PV domains only (domain_clamp_alloc_bitsize), which are not modelled.
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../../machine/ids.ts';
@@ -11,11 +14,11 @@ import { endsHere, nextElement } from './batch.ts';
 import type { GrantContext } from './context.ts';
 import { completeAll, flushThen, settleThen } from './flush-steps.ts';
 
-const Phase = { steal: 0, stealFlush: 1, give: 2, giveFlush: 3, end: 4 } as const;
+const Phase = { steal: 0, stealFlush: 1, give: 2, giveFlush: 3, end: 4, complete: 5 } as const;
 
-const { index: INDEX, domain: DOMAIN } = Pending;
+const { index: INDEX, domain: DOMAIN, scratch: VERSION } = Pending;
 /** Nothing stands in the way of going on within the phase. */
-const NEXT = Phase.end + 1;
+const NEXT = Phase.complete + 1;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepTransfer(context: GrantContext, vcpu: Vcpu, phase: number): number {
@@ -27,6 +30,8 @@ export function stepTransfer(context: GrantContext, vcpu: Vcpu, phase: number): 
       return flushThen(context.ports.device, vcpu, Phase.stealFlush, Phase.give);
     case Phase.give:
       return give(context, vcpu, record);
+    case Phase.complete:
+      return complete(context, vcpu, record);
     case Phase.giveFlush:
       return flushThen(context.ports.device, vcpu, Phase.giveFlush, Phase.steal);
     default:
@@ -48,7 +53,7 @@ function steal(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   return context.ports.device.isFlushed(vcpu) ? Phase.give : Phase.stealFlush;
 }
 
-/** 4 to 8: the target takes it by an entry that says it will. */
+/** 4 to 8: the target takes it by an entry that says it will, and owns it from then on. */
 function give(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const element = ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
   const frame = record[element + TransferElement.frameLow]! as Mfn;
@@ -61,11 +66,28 @@ function give(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
     context.ports.moves.discard(vcpu, frame);
     return finish(context, vcpu, record, status);
   }
+  context.ports.moves.assign(target, frame);
+  record[VERSION] = context.tables.version(target);
+  return Phase.complete;
+}
+
+/** 9: the target sees the frame, and its entry says so, if it is still the entry that accepted. */
+function complete(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
+  const element = ARGUMENTS + record[INDEX]! * ARGUMENT_WORDS;
+  const frame = record[element + TransferElement.frameLow]! as Mfn;
+  const target = (record[element + TransferElement.domain]! & 0xffff) as Domid;
+  const ref = record[element + TransferElement.ref]!;
   const { tables } = context;
+  const view = context.domain(target);
+  const version = record[VERSION]!;
+  record[VERSION] = 0;
+  if (view === null || view.dying || tables.version(target) !== version) {
+    return finish(context, vcpu, record, GrantStatus.general_error);
+  }
   const gfnHigh = tables.sharedGfnHigh(target, ref);
-  const isThere = context.ports.moves.give(vcpu, target, frame, tables.sharedGfn(target, ref), gfnHigh);
-  if (context.domain(target)!.kind === 'pv') {
-    if (tables.version(target) === 2) {
+  const isThere = context.ports.moves.place(vcpu, target, frame, tables.sharedGfn(target, ref), gfnHigh);
+  if (view.kind === 'pv') {
+    if (version === 2) {
       tables.writeShared(target, ref, 2, frame);
       tables.writeShared(target, ref, 3, 0);
     } else tables.writeShared(target, ref, 1, frame);

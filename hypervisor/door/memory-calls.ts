@@ -4,10 +4,11 @@ import type { GrantContext } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
 import { hexBytes } from '../../machine/hex.ts';
-import type { Vcpu } from '../../machine/ids.ts';
+import { DOMID_IO, DOMID_SELF, DOMID_XEN, type Domid, type Vcpu } from '../../machine/ids.ts';
 import { ARGUMENT_WORDS, ARGUMENTS } from '../../machine/pending.ts';
 import { wideHigh, wideLow } from '../../machine/wide.ts';
 import type { DomainControl } from '../control.ts';
+import { Pte } from '../memory/pv-tables.ts';
 import { TableScratch } from '../operations/page-tables.ts';
 import { ExtentWords, MapSpace, ReservationScratch } from '../operations/reservation.ts';
 import type { Parts } from '../parts.ts';
@@ -63,7 +64,7 @@ export class MemoryCalls {
   ): Vcpu | OpResult {
     if (op.op === 'map_foreign') {
       if (!caller.hardware) return { result: Errno.EPERM };
-      if (this.#context.domain(op.owner as never) === null) return { result: Errno.ESRCH };
+      if (this.#foreignOwner(op) === null) return { result: Errno.ESRCH };
     }
     const record = this.#open(op, vcpu, 0);
     if ('address' in op) {
@@ -74,12 +75,21 @@ export class MemoryCalls {
       record[TableScratch.entryLow] = wideLow(op.entry, 'entry');
       record[TableScratch.entryHigh] = wideHigh(op.entry, 'entry');
     } else if (op.op === 'map_foreign') {
-      record[TableScratch.entryLow] = op.frame === null ? 0 : op.frame + 1;
-      record[TableScratch.entryHigh] = op.writable ? 1 : 0;
-      record[TableScratch.owner] = op.owner;
+      const rights = op.writable ? Pte.writable : 0;
+      record[TableScratch.entryLow] = op.frame ?? 0;
+      record[TableScratch.entryHigh] = op.frame === null ? 0 : Pte.present | Pte.user | Pte.accessedDirty | rights;
+      record[TableScratch.owner] = this.#foreignOwner(op)!;
     } else record[TableScratch.frame] = op.frame;
     if (op.op === 'pin_table') record[TableScratch.level] = op.level;
     return vcpu;
+  }
+
+  /** Whose frame a map_foreign is about; of I/O memory, and of DOMID_SELF, the caller. xen: get_pg_owner. */
+  #foreignOwner(op: Of<'map_foreign'>): number | null {
+    if (op.owner === DOMID_SELF) return op.domain;
+    if (op.owner === op.domain) return null;
+    const isSystem = op.owner === DOMID_IO || op.owner === DOMID_XEN;
+    return isSystem || this.#context.domain(op.owner as Domid) !== null ? op.owner : null;
   }
 
   #placeExtents(
@@ -110,13 +120,15 @@ export class MemoryCalls {
   }
 
   #placePhysmap(op: Of<'add_to_physmap' | 'remove_from_physmap'>, vcpu: Vcpu): Vcpu | OpResult {
-    if (op.op === 'add_to_physmap' && op.space !== MapSpace.grantTable) {
-      throw new RangeError(`space ${String(op.space)}: expected ${MapSpace.grantTable}, the grant table`);
+    const { sharedInfo, gmfnRange } = MapSpace;
+    if (op.op === 'add_to_physmap' && (op.space === gmfnRange || (op.space === sharedInfo && op.index === 0))) {
+      throw new RangeError(`space ${op.space}: expected any but a range of gfns, or the shared info page`);
     }
     if (op.op === 'add_to_physmap') checkAsked(this.#parts.frames, { allocate: op.allocate });
     const record = this.#open(op, vcpu, 0);
     record[ReservationScratch.gfn] = op.gfn;
     if (op.op === 'add_to_physmap') {
+      record[ReservationScratch.space] = op.space;
       record[ReservationScratch.frameIndex] = op.index;
       if (op.allocate !== undefined) record[ReservationScratch.asked] = op.allocate + 1;
     }
@@ -125,7 +137,7 @@ export class MemoryCalls {
 
   /** What a finished operation says beside its return value. */
   result(name: VcpuOpName, record: Uint32Array, result: number): OpResult {
-    if (name === 'map_foreign' && result === 0 && record[TableScratch.entryLow] !== 0) {
+    if (name === 'map_foreign' && result === 0 && record[TableScratch.entryHigh] !== 0) {
       return { result, frames: [record[TableScratch.frame]!] };
     }
     if (name !== 'populate_physmap' && name !== 'increase_reservation') return { result };

@@ -101,8 +101,9 @@ export type MemoryOp =
       readonly allocate?: readonly number[];
     }
   /**
-   * Puts a grant frame (`space` 1, `index` the frame's number; bit 31: a status frame) at a gfn of an HVM domain. Where
-   * the table grows for that, `allocate` names the machine frame, a free one.
+   * Puts a grant frame (`space` 1, `index` the frame's number; bit 31: a status frame), or what is at another gfn
+   * (`space` 2, `index` that gfn), at a gfn of an HVM domain. Where the table grows for that, `allocate` names the
+   * machine frame, a free one.
    */
   | {
       readonly op: 'add_to_physmap';

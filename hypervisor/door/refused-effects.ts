@@ -32,6 +32,7 @@ export interface RefusedEffect {
 
 const { general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, okay } = GrantStatus;
 const EPERM = -1;
+const EACCES = -13;
 const EBUSY = -16;
 const EINVAL = -22;
 const COPY_REFUSALS = [general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, -8];
@@ -118,8 +119,16 @@ export const refusedEffects: readonly RefusedEffect[] = [
     source: 'grant_table.c gnttab_transfer; p2m.c guest_physmap_add_page',
   },
   {
+    operation: 'transfer',
+    refusals: [general_error],
+    when: 'the target changed the version of its table after its entry had accepted, or died',
+    effect: "the frame is the target's, without a type and at no gfn; if that is dying it goes with it",
+    parts: ['frame', 'frameType', 'deviceEntry'],
+    source: 'grant_table.c gnttab_transfer',
+  },
+  {
     operation: 'pin_table',
-    refusals: [EPERM, EBUSY, EINVAL],
+    refusals: [EPERM, EACCES, EBUSY, EINVAL],
     when: 'nothing needed the frame’s type, and what the frame holds is no table',
     effect: "the frame has no type, and its owner's devices do not reach it",
     parts: ['frameType', 'deviceEntry'],

@@ -31,11 +31,12 @@ export class HostMappingTables implements HostMappings {
     }
     if (!this.#findPte(domain, low, high, flags)) return false;
     const { pvTables } = this.#parts;
+    const table = pvTables.frame;
     const old = pvTables.low;
     const oldHigh = pvTables.high;
     pvTables.installGrant(frame, flags);
     // What was mapped here is dropped without a word, a grant's handle left behind (release builds).
-    if ((old & Pte.present) !== 0) this.#pages.putEntry(vcpu, old, oldHigh, 1);
+    if ((old & Pte.present) !== 0) this.#pages.putEntry(vcpu, table, old, oldHigh, 1);
     return true;
   }
 
@@ -80,11 +81,12 @@ export class HostMappingTables implements HostMappings {
     const { pvTables } = this.#parts;
     if (this.#domain(domain)!.kind === 'hvm' || (flags & GNTMAP.contains_pte) !== 0) return false;
     if (!pvTables.find(domain, newLow, newHigh)) return false;
+    const table = pvTables.frame;
     const taken = pvTables.low;
     const takenHigh = pvTables.high;
     pvTables.write(0, 0);
     if (!pvTables.find(domain, low, high) || !pvTables.holdsGrant(frame, flags)) {
-      this.#pages.putEntry(vcpu, taken, takenHigh, 1);
+      this.#pages.putEntry(vcpu, table, taken, takenHigh, 1);
       return false;
     }
     pvTables.write(taken, takenHigh);

@@ -9,22 +9,22 @@ import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid, type Vcpu } from '../../machine/ids.ts';
 import type { DriverAccess } from '../device-access.ts';
 import type { Parts } from '../parts.ts';
-import { Pte, pteFrame, tableType } from './pv-tables.ts';
+import type { IoMemory } from './io-memory.ts';
+import { adjustedHigh, adjustedLow, Pte, pteFrame, TABLE_FLAGS_REFUSED, tableType, XEN_ENTRIES } from './pv-tables.ts';
 
 const { writable: WRITABLE } = FrameType;
-/** Entries of the top table that are the hypervisor's own: 0xffff800000000000 to 0xffff87ffffffffff. */
-const XEN_FIRST = 256;
-const XEN_LAST = 271;
 
 export class PageTypes implements PageReferences {
   readonly #parts: Parts;
   readonly #access: DriverAccess;
   readonly #view: (domain: Domid) => DomainView | null;
+  readonly #io: IoMemory;
 
-  constructor(parts: Parts, access: DriverAccess, view: (domain: Domid) => DomainView | null) {
+  constructor(parts: Parts, access: DriverAccess, view: (domain: Domid) => DomainView | null, io: IoMemory) {
     this.#parts = parts;
     this.#access = access;
     this.#view = view;
+    this.#io = io;
   }
 
   take(vcpu: Vcpu, frame: Mfn, pages: number, types: number): boolean {
@@ -122,7 +122,10 @@ export class PageTypes implements PageReferences {
     frames.takeReferences(frame, 1, 0);
     frames.getType(frame, tableType(level));
     const refused = isFirst ? this.#validate(vcpu, domain, frame, level) : 0;
-    if (refused === 0) return 0;
+    if (refused === 0) {
+      if (isFirst && level === 4) this.#parts.pvTables.writeXenEntries(frame);
+      return 0;
+    }
     frames.putType(frame);
     frames.dropReferences(frame, 1, 0);
     frames.resetType(frame, FrameType.none);
@@ -133,7 +136,7 @@ export class PageTypes implements PageReferences {
     this.#parts.pvTables.forget();
     const { frames } = this.#parts;
     if (frames.typeCount(frame) === 1)
-      this.#eachEntry(frame, level, 512, (low, high) => this.putEntry(vcpu, low, high, level));
+      this.#eachEntry(frame, level, 512, (low, high) => this.putEntry(vcpu, frame, low, high, level));
     this.drop(vcpu, frame, 1, 1);
   }
 
@@ -142,44 +145,95 @@ export class PageTypes implements PageReferences {
     let refused = 0;
     this.#eachEntry(frame, level, 512, (low, high, entry) => {
       if (errno !== 0) return;
-      errno = this.getEntry(vcpu, domain, low, high, level);
+      errno = this.getEntry(vcpu, domain, frame, low, high, level);
       refused = entry;
+      if (errno === 0) this.#adjust(frame, entry, low, high, level);
     });
-    if (errno !== 0) this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, low, high, level));
+    if (errno !== 0)
+      this.#eachEntry(frame, level, refused, (low, high) => this.putEntry(vcpu, frame, low, high, level));
     return errno;
+  }
+
+  #adjust(frame: Mfn, entry: number, low: number, high: number, level: number): void {
+    const newLow = adjustedLow(low, high, level) >>> 0;
+    const newHigh = adjustedHigh(low, high, level);
+    if (newLow !== low || newHigh !== high) this.#parts.frames.writeEntry(frame, entry, newLow, newHigh);
   }
 
   /** Present entries of a table below `end`, the hypervisor's own aside. */
   #eachEntry(frame: Mfn, level: number, end: number, visit: (low: number, high: number, entry: number) => void): void {
     const { frames } = this.#parts;
     for (let entry = 0; entry < end; entry += 1) {
-      if (level === 4 && entry >= XEN_FIRST && entry <= XEN_LAST) continue;
+      if (level === 4 && entry >= XEN_ENTRIES.first && entry <= XEN_ENTRIES.last) continue;
       const low = frames.readWord(frame, entry * 2);
       if ((low & Pte.present) !== 0) visit(low, frames.readWord(frame, entry * 2 + 1), entry);
     }
   }
 
   /**
-   * References that an entry holds: to a page of the domain's own, or to a table; a privileged domain may name what is
-   * no memory. @returns 0, or an errno. xen: get_page_from_l1e.
+   * References that an entry of a table holds: to a page of the domain's own, or to a table. @returns 0, or an errno.
+   * xen: get_page_from_l2e, get_page_from_l3e, get_page_from_l4e.
    */
-  getEntry(vcpu: Vcpu, domain: Domid, low: number, high: number, level: number): number {
+  getEntry(vcpu: Vcpu, domain: Domid, table: Mfn, low: number, high: number, level: number): number {
     if ((low & Pte.present) === 0) return 0;
-    const { frames } = this.#parts;
+    if (level === 1) return this.getMapping(vcpu, domain, domain, low, high);
+    if ((low & TABLE_FLAGS_REFUSED) !== 0) return Errno.EINVAL;
     const frame = pteFrame(low, high) as Mfn;
-    if (level > 1) return this.getTable(vcpu, domain, frame, level - 1);
-    if (!frames.isMemory(frame)) return this.#view(domain)?.privileged ? 0 : Errno.EPERM;
-    const isOwn = frames.isAllocated(frame) && frames.owner(frame) === domain;
-    return isOwn && this.take(vcpu, frame, 1, (low & Pte.writable) === 0 ? 0 : 1) ? 0 : Errno.EBUSY;
+    const refused = this.getTable(vcpu, domain, frame, level - 1);
+    const isWritable = (low & Pte.writable) !== 0;
+    return refused === Errno.EINVAL && !isWritable && this.#getEqual(domain, table, frame, level) ? 0 : refused;
   }
 
-  /** xen: put_page_from_l1e. A writable mapping of an HVM domain's page holds no reference to its type. */
-  putEntry(vcpu: Vcpu, low: number, high: number, level: number): void {
+  /**
+   * An entry, to read only, that leads to a table of the same level: to its own, which takes no reference; or to a
+   * valid one that leads to none itself, from one that no other leads to. xen: get_l4_linear_pagetable and its like.
+   */
+  #getEqual(domain: Domid, table: Mfn, frame: Mfn, level: number): boolean {
+    if (frame === table) return true;
+    const { frames, pvTables } = this.#parts;
+    if (!frames.isAllocated(frame) || frames.owner(frame) !== domain) return false;
+    if (frames.type(frame) !== tableType(level) || frames.typeCount(frame) === 0) return false;
+    if (!pvTables.linkEqual(table, frame)) return false;
+    frames.takeReferences(frame, 1, 0);
+    frames.getType(frame, tableType(level));
+    return true;
+  }
+
+  /**
+   * References that an L1 entry of a domain's holds to a page of another's, or of its own; to what is no memory there
+   * are none. @returns 0, or an errno. xen: get_page_from_l1e.
+   */
+  getMapping(vcpu: Vcpu, mapper: Domid, owner: Domid, low: number, high: number): number {
+    const caching = low & Pte.caching;
+    if (caching !== 0 && !this.#io.mayChooseCaching(mapper)) return Errno.EINVAL;
     const { frames } = this.#parts;
     const frame = pteFrame(low, high) as Mfn;
+    if (!frames.isMemory(frame)) return this.#io.refusal(mapper, owner, frame);
+    if (!frames.isAllocated(frame) || frames.owner(frame) !== owner) return Errno.EBUSY;
+    const types = (low & Pte.writable) !== 0 && this.#countsMappings(owner) ? 1 : 0;
+    if (!this.take(vcpu, frame, 1, types)) return Errno.EBUSY;
+    if (caching === 0 || !frames.isXenHeap(frame)) return 0;
+    this.drop(vcpu, frame, 1, types);
+    return Errno.EACCES;
+  }
+
+  /** A writable mapping of an HVM domain's page holds no reference to its type. */
+  #countsMappings(owner: Domid): boolean {
+    return this.#view(owner)?.kind !== 'hvm';
+  }
+
+  /** xen: put_page_from_l1e, put_page_from_l4e and their like. */
+  putEntry(vcpu: Vcpu, table: Mfn, low: number, high: number, level: number): void {
+    const { frames, pvTables } = this.#parts;
+    const frame = pteFrame(low, high) as Mfn;
     if ((low & Pte.present) === 0 || !frames.isAllocated(frame)) return;
-    if (level > 1) return this.putTable(vcpu, frame, level - 1);
-    const isTyped = (low & Pte.writable) !== 0 && this.#view(frames.owner(frame))?.kind !== 'hvm';
-    this.drop(vcpu, frame, 1, isTyped ? 1 : 0);
+    if (level === 1) {
+      const isTyped = (low & Pte.writable) !== 0 && this.#countsMappings(frames.owner(frame));
+      this.drop(vcpu, frame, 1, isTyped ? 1 : 0);
+    } else if (frames.type(frame) !== tableType(level)) this.putTable(vcpu, frame, level - 1);
+    else if (frame !== table) {
+      pvTables.unlinkEqual(table, frame);
+      this.putTable(vcpu, frame, level);
+    }
   }
 }

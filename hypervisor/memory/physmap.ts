@@ -104,8 +104,11 @@ export class Physmap implements PageMoves {
     return GrantStatus.okay;
   }
 
-  give(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number, gfnHigh: number): boolean {
+  assign(domain: Domid, frame: Mfn): void {
     this.#parts.frames.changeOwner(frame, domain);
+  }
+
+  place(vcpu: Vcpu, domain: Domid, frame: Mfn, gfnLow: number, gfnHigh: number): boolean {
     if (this.#domain(domain).kind === 'hvm' && gfnHigh !== 0) return false;
     return this.populate(vcpu, domain, frame, gfnLow as Gfn);
   }

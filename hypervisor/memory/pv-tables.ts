@@ -10,12 +10,22 @@ import type { Domid } from '../../machine/ids.ts';
 /** Virtual address of the first page of the window that `create_domain` makes for every PV domain. */
 export const PV_WINDOW_BASE = 0x4000000000;
 
-/** Bits of an entry, in its low word; no-execute is the top bit of the high word. */
-export const Pte = { present: 1, writable: 2, user: 4, accessedDirty: 0x60 } as const;
+/** Bits of an entry, in its low word; no-execute is the top bit of the high word. `caching`: PWT, PCD and PAT. */
+export const Pte = { present: 1, writable: 2, user: 4, accessedDirty: 0x60, caching: 0x98, global: 0x100 } as const;
+/** In the high word: the guest's kernel alone uses the entry, which all the same is a user's for the processor. */
+const GUEST_KERNEL = 1 << 20;
+/** Bits that no guest's entry above L1 has: caching, large page, global. xen: base_disallow_mask. */
+export const TABLE_FLAGS_REFUSED = 0x198;
 const NO_EXECUTE = 0x80000000;
 const { present: PRESENT, writable: WRITABLE } = Pte;
 
 const TOP_LEVEL = 4;
+/** Entries of a top table that are the hypervisor's own: 0xffff800000000000 to 0xffff87ffffffffff. */
+export const XEN_ENTRIES = { first: 256, last: 271 } as const;
+/** The one among them that leads back to the table. xen: LINEAR_PT_VIRT_START. */
+const XEN_LINEAR = 258;
+/** Tables of its level that one table may lead to, and be led to by. xen: linear_pt_count. */
+const EQUALS_MAX = 0x7fff;
 
 /** The type of a frame that is a table of a level. */
 export function tableType(level: number): FrameType {
@@ -27,6 +37,17 @@ export function pteFrame(low: number, high: number): number {
   return (low >>> 12) + (high & 0xfffff) * 0x100000;
 }
 
+/** Low word of a present entry as it stands in a table that was validated. xen: adjust_guest_l1e and its like. */
+export function adjustedLow(low: number, high: number, level: number): number {
+  const isKernel = (low & Pte.user) === 0 || (high & GUEST_KERNEL) !== 0;
+  return low | Pte.user | (level === 1 && !isKernel ? Pte.global : 0);
+}
+
+/** Its high word. */
+export function adjustedHigh(low: number, high: number, level: number): number {
+  return level === 1 && (low & Pte.user) === 0 ? (high | GUEST_KERNEL) >>> 0 : high;
+}
+
 export class PvTables {
   /** Frame and entry of the L1 entry found last. */
   frame = 0 as Mfn;
@@ -35,6 +56,11 @@ export class PvTables {
   readonly #frames: FrameTable;
   /** Per domain: its top table + 1. */
   readonly #roots: number;
+  /**
+   * Per frame: how many tables of its own level a table leads to; below 0, how many lead to it. Never both, so that
+   * no chain of them has to be followed.
+   */
+  readonly #equals: number;
   /** The L1 table found last, whose it is, and where; good until the heap jumps. No part of the state. */
   #lastDomain = -1;
   #lastRange = 0;
@@ -45,6 +71,7 @@ export class PvTables {
     this.#heap = heap;
     this.#frames = frames;
     this.#roots = heap.reserve('page table roots', domains).base;
+    this.#equals = heap.reserve('tables of one level', frames.frames).base;
   }
 
   /** A domain's top table; -1 when it has none. xen: guest_table. */
@@ -55,6 +82,33 @@ export class PvTables {
   /** Tables above the lowest level may have changed: what is remembered of where L1 tables are may be wrong. */
   forget(): void {
     this.#lastDomain = -1;
+  }
+
+  /**
+   * What the hypervisor writes into a table that it has validated as a top one, and what stays there when it is none
+   * any more. Of its entries only that one which is the same on every machine. xen: init_xen_l4_slots.
+   */
+  writeXenEntries(frame: Mfn): void {
+    const low = (frame << 12) | PRESENT | WRITABLE | Pte.accessedDirty;
+    this.#frames.writeEntry(frame, XEN_LINEAR, low >>> 0, ((frame >>> 20) | NO_EXECUTE) >>> 0);
+  }
+
+  /** A table is to lead to another of its level. False when one of them may not. xen: inc_linear_entries. */
+  linkEqual(table: Mfn, frame: Mfn): boolean {
+    const { words } = this.#heap;
+    const leads = words[this.#equals + table]! | 0;
+    const led = words[this.#equals + frame]! | 0;
+    if (leads < 0 || leads >= EQUALS_MAX || led > 0 || led <= -EQUALS_MAX) return false;
+    this.#heap.write(this.#equals + table, leads + 1);
+    this.#heap.write(this.#equals + frame, (led - 1) >>> 0);
+    return true;
+  }
+
+  /** It does so no more. */
+  unlinkEqual(table: Mfn, frame: Mfn): void {
+    const { words } = this.#heap;
+    this.#heap.write(this.#equals + table, words[this.#equals + table]! - 1);
+    this.#heap.write(this.#equals + frame, (words[this.#equals + frame]! + 1) >>> 0);
   }
 
   setRoot(domain: Domid, frame: Mfn | -1): void {
@@ -94,7 +148,8 @@ export class PvTables {
       at = pteFrame(word, blocks[at]![entry * 2 + 1]!);
     }
     this.#lastTable = at as Mfn;
-    return true;
+    // Through tables that lead to others of their level one arrives at tables that are no L1.
+    return this.#frames.type(at as Mfn) === FrameType.l1PageTable;
   }
 
   /** Finds the L1 entry at a machine address: in a frame of the domain's own that is an L1 table. */
@@ -117,7 +172,8 @@ export class PvTables {
   }
 
   write(low: number, high: number): void {
-    this.#frames.writeEntry(this.frame, this.entry, low, high);
+    if ((low & PRESENT) === 0) this.#frames.writeEntry(this.frame, this.entry, low, high);
+    else this.#frames.writeEntry(this.frame, this.entry, adjustedLow(low, high, 1) >>> 0, adjustedHigh(low, high, 1));
   }
 
   /** Puts a grant's mapping into the entry found. */

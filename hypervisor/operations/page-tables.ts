@@ -6,8 +6,7 @@ import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
-import { isGrantType, P2mType } from '../memory/p2m.ts';
-import { Pte } from '../memory/pv-tables.ts';
+import { isGrantType } from '../memory/p2m.ts';
 import type { OperationContext } from './context.ts';
 
 /** Scratch words: the address, the new entry (or frame and owner), a table's frame and level. */
@@ -44,56 +43,51 @@ export function stepUpdateVaMapping(context: OperationContext, vcpu: Vcpu, phase
   const low = record[TableScratch.entryLow]!;
   const high = record[TableScratch.entryHigh]!;
   const domain = record[Pending.domain] as Domid;
-  const refused = context.pages.getEntry(vcpu, domain, low, high, 1);
+  const refused = context.pages.getEntry(vcpu, domain, pvTables.frame, low, high, 1);
   if (refused !== 0) return end(record, refused);
-  const oldLow = pvTables.low;
-  const oldHigh = pvTables.high;
-  pvTables.write(low, high);
-  context.pages.putEntry(vcpu, oldLow, oldHigh, 1);
+  replaceEntry(context, vcpu, low, high);
   return Phase.end;
 }
 
+/** The L1 entry found is another, and what it held is dropped. */
+function replaceEntry(context: OperationContext, vcpu: Vcpu, low: number, high: number): void {
+  const { pvTables } = context.parts;
+  const { frame: table, low: oldLow, high: oldHigh } = pvTables;
+  pvTables.write(low, high);
+  context.pages.putEntry(vcpu, table, oldLow, oldHigh, 1);
+}
+
 /**
- * map_foreign: a privileged domain maps a page of another's. In `entryLow` its number + 1 (0: only drop what is there),
- * in `entryHigh` whether to write it.
+ * map_foreign: a privileged domain maps a page of another's. In `entryLow` its number, in `entryHigh` the flags of the
+ * entry; 0: only what is there is dropped.
  */
 export function stepMapForeign(context: OperationContext, vcpu: Vcpu, phase: number): number {
   if (phase !== Phase.act) return completeAll(context.access, vcpu, Phase.end, Step.done);
   const record = context.parts.pending.record(vcpu);
-  const { pvTables, frames } = context.parts;
   if (!find(context, record)) return end(record, Errno.EINVAL);
-  const isWritable = record[TableScratch.entryHigh] !== 0;
-  let low = 0;
-  let high = 0;
-  if (record[TableScratch.entryLow] !== 0) {
-    const found = foreignFrame(context, record[TableScratch.owner] as Domid, record[TableScratch.entryLow]! - 1);
-    if (found < 0) return end(record, Errno.EINVAL);
-    const frame = found as Mfn;
-    const types = isWritable && context.domain(record[TableScratch.owner] as Domid)?.kind === 'pv' ? 1 : 0;
-    if (frames.isMemory(frame) && !context.pages.take(vcpu, frame, 1, types)) return end(record, Errno.EINVAL);
-    record[TableScratch.frame] = frame;
-    low = ((frame << 12) | Pte.present | Pte.user | Pte.accessedDirty | (isWritable ? Pte.writable : 0)) >>> 0;
-    high = frame >>> 20;
+  const flags = record[TableScratch.entryHigh]!;
+  if (flags === 0) {
+    replaceEntry(context, vcpu, 0, 0);
+    return Phase.end;
   }
-  const oldLow = pvTables.low;
-  const oldHigh = pvTables.high;
-  pvTables.write(low, high);
-  context.pages.putEntry(vcpu, oldLow, oldHigh, 1);
+  const owner = record[TableScratch.owner] as Domid;
+  const frame = foreignFrame(context, owner, record[TableScratch.entryLow]!);
+  if (frame < 0) return end(record, Errno.EINVAL);
+  const low = ((frame << 12) | flags) >>> 0;
+  const refused = context.pages.getMapping(vcpu, record[Pending.domain] as Domid, owner, low, frame >>> 20);
+  if (refused !== 0) return end(record, refused);
+  record[TableScratch.frame] = frame;
+  replaceEntry(context, vcpu, low, frame >>> 20);
   return Phase.end;
 }
 
-/** The machine frame that a number of a domain's names: of its own memory, or no memory at all (I/O); -1. */
-export function foreignFrame(context: OperationContext, owner: Domid, number: number): Mfn | -1 {
-  const { frames, p2m } = context.parts;
-  let frame = number as Mfn;
-  if (context.domain(owner)?.kind === 'hvm') {
-    const type = p2m.type(owner, number as Gfn);
-    const isRefused = isGrantType(type) && context.config.rules.memory.foreignMapOfGrant === 'refused';
-    if (type === P2mType.hole || isRefused) return -1;
-    frame = p2m.frame(owner, number as Gfn);
-  }
-  if (!frames.isMemory(frame)) return frame;
-  return frames.isAllocated(frame) && frames.owner(frame) === owner ? frame : -1;
+/** The machine frame that a domain's number of one stands for; -1 for none. xen: mod_l1_entry. */
+function foreignFrame(context: OperationContext, owner: Domid, number: number): number {
+  if (context.domain(owner)?.kind !== 'hvm') return number;
+  const { p2m } = context.parts;
+  if (isGrantType(p2m.type(owner, number as Gfn)) && context.config.rules.memory.foreignMapOfGrant === 'refused')
+    return -1;
+  return context.physmap.ownFrame(owner, number);
 }
 
 /**

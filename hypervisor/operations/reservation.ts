@@ -25,7 +25,15 @@ export const ExtentWords = { number: 0, frame: 1, asked: 2 } as const;
 const Phase = { page: 0, pageFlush: 1, end: 2 } as const;
 /** In an add_to_physmap, a number of a status frame and not of a shared one. xen: XENMAPIDX_grant_table_status. */
 const STATUS_INDEX = 0x80000000;
-export const MapSpace = { grantTable: 1 } as const;
+/** xen: XENMAPSPACE_*. */
+export const MapSpace = {
+  sharedInfo: 0,
+  grantTable: 1,
+  gmfn: 2,
+  gmfnRange: 3,
+  gmfnForeign: 4,
+  deviceMemory: 5,
+} as const;
 
 function elementOf(record: Uint32Array): number {
   return ARGUMENTS + record[Pending.index]! * ARGUMENT_WORDS;
@@ -100,21 +108,54 @@ function allocate(context: OperationContext, domain: Domid, record: Uint32Array,
   return true;
 }
 
-/** add_to_physmap of a grant frame, which the table grows for. xen: xenmem_add_to_physmap_one, gnttab_map_frame. */
+/** add_to_physmap of a grant frame, which the table grows for, or of what is at another gfn. xen: xenmem_add_to_physmap_one. */
 export function stepAddToPhysmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
   if (phase !== Phase.page) return after(context, vcpu, phase);
   const record = context.parts.pending.record(vcpu);
-  record[Pending.result] = addGrantFrame(context, vcpu, record);
+  record[Pending.result] = addToPhysmap(context, vcpu, record);
   return Phase.end;
 }
 
-function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
-  const { frames, grants, p2m } = context.parts;
+function addToPhysmap(context: OperationContext, vcpu: Vcpu, record: Uint32Array): number {
+  const { frames, p2m } = context.parts;
   const domain = record[Pending.domain] as Domid;
-  const index = record[ReservationScratch.frameIndex]!;
   const gfn = record[ReservationScratch.gfn] as Gfn;
   if (context.domain(domain)!.kind === 'pv') return Errno.EACCES;
   if (gfn >= p2m.gfns) return Errno.EINVAL;
+  const found = frameToAdd(context, record, domain);
+  if (found < 0) return found;
+  const frame = found as Mfn;
+  // What stays where it is makes no room for itself, but for a page of the hypervisor's.
+  const isThere = p2m.type(domain, gfn) !== P2mType.hole;
+  const isMoved = frames.isXenHeap(frame) || !isThere || p2m.frame(domain, gfn) !== frame;
+  if (isThere && isMoved && !makeRoom(context, vcpu, domain, gfn)) return Errno.ENXIO;
+  return context.physmap.add(vcpu, domain, gfn, frame, P2mType.ram) ? 0 : Errno.EPERM;
+}
+
+/** The frame that is to be at the gfn; an errno. */
+function frameToAdd(context: OperationContext, record: Uint32Array, domain: Domid): number {
+  const index = record[ReservationScratch.frameIndex]!;
+  switch (record[ReservationScratch.space]) {
+    case MapSpace.grantTable:
+      return grantFrame(context, record, domain, index);
+    case MapSpace.gmfn: {
+      const frame = context.physmap.ownFrame(domain, index);
+      if (frame < 0) return Errno.EINVAL;
+      // Where the domain has mapped a grant of its own the page is not at home.
+      return context.parts.p2m.gfnOf(frame as Mfn) === index ? frame : Errno.EXDEV;
+    }
+    case MapSpace.gmfnForeign:
+      return Errno.ENOSYS;
+    case MapSpace.deviceMemory:
+      return Errno.EACCES;
+    default:
+      return Errno.EINVAL;
+  }
+}
+
+/** xen: gnttab_map_frame_begin. */
+function grantFrame(context: OperationContext, record: Uint32Array, domain: Domid, index: number): number {
+  const { frames, grants } = context.parts;
   let frame: Mfn;
   if ((index & STATUS_INDEX) !== 0) {
     const at = index & ~STATUS_INDEX;
@@ -127,10 +168,8 @@ function addGrantFrame(context: OperationContext, vcpu: Vcpu, record: Uint32Arra
     if (grown !== 0) return Errno.EINVAL;
     frame = grants.frame(domain, index);
   }
-  // The guest has given it back, and nobody else refers to it. xen: gnttab_map_frame.
-  if (frames.references(frame) === 0) return Errno.EBUSY;
-  if (p2m.type(domain, gfn) !== P2mType.hole && !makeRoom(context, vcpu, domain, gfn)) return Errno.ENXIO;
-  return context.physmap.add(vcpu, domain, gfn, frame, P2mType.ram) ? 0 : Errno.EPERM;
+  // The guest has given it back, and nobody else refers to it.
+  return frames.references(frame) === 0 ? Errno.EBUSY : frame;
 }
 
 /**

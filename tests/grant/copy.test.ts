@@ -128,7 +128,7 @@ describe('1.10 the order of checks', () => {
   });
 });
 
-describe('1.10 rules of a version: copyZeroLength, copyFrameCheck', () => {
+describe('1.10 rules of a version: copyZeroLength, copyFrameCheck, copyPageBorder, badFrame', () => {
   const nonsense = () => element({ source: ref(8, 0, 0x7fff), length: 0 });
   const unknownFrame = () => element({ source: { frame: 0, domain: 5, offset: 0 }, flags: 0 });
 
@@ -142,6 +142,20 @@ describe('1.10 rules of a version: copyZeroLength, copyFrameCheck', () => {
     expect(s.copy([unknownFrame()])).toEqual([GrantStatus.permission_denied]);
     s = new GuestScene({ rules: 'xen4_17' });
     expect(s.copy([unknownFrame()])).toEqual([GrantStatus.bad_domain]);
+  });
+
+  it.each([
+    ['xen2008', -8, -10, -1],
+    ['xen4_23', -2, -2, -9],
+    ['xen4_17', -2, -2, -9],
+  ] as const)('%s: which of two faults is named, and what a bad frame is', (rules, foreign, border, badFrame) => {
+    s = new GuestScene({ rules });
+    s.grant(8, { frame: 9999 });
+    const unknown = ref(8, 0, 5);
+    const destination = { frame: s.frame(B), domain: B, offset: 0 };
+    expect(s.copy([element({ source: unknown, destination })]), 'unknown domain, foreign frame').toEqual([foreign]);
+    expect(s.copy([element({ source: unknown, length: 5000 })]), 'unknown domain, off the page').toEqual([border]);
+    expect([...s.copy([element()]), s.map(HOST).status]).toEqual([badFrame, badFrame]);
   });
 
   it.each(['xen4_17', 'xen4_23'] as const)(

@@ -106,8 +106,8 @@ describe('1.12, 2.4 devices: the giver’s lose the page, and that is flushed, b
       }),
     );
     expect(submitted).toEqual([`page ${frame} of ${A}`]);
-    // In between the frame is nobody's (DOMID_INVALID).
-    expect(seen).toEqual(['- 0 32756 -', '- 1 32756 -', `- 1 ${B} rw`]);
+    // In between the frame is nobody's (DOMID_INVALID), and then the receiver's, but not yet put to use.
+    expect(seen).toEqual(['- 0 32756 -', '- 1 32756 -', `- 1 ${B} -`, `- 1 ${B} rw`]);
   });
 
   it('under caching mode the new entry is flushed, too', () => {
@@ -205,5 +205,45 @@ describe('1.12 rows 4 to 8: the page is lost', () => {
     s.map(HOST, { ref: 9 });
     s.step({ op: 'destroy_domain', domain: B });
     lost(GrantStatus.general_error);
+  });
+});
+
+describe('1.12 row 9: between the entry that accepts and its completion no lock is held', () => {
+  const COMMITTED = GTF.accept_transfer | GTF.transfer_committed;
+  /** What happens on another CPU as soon as the entry is committed. */
+  function meanwhile(domain: number, other: Parameters<GuestScene['step']>[0]) {
+    let isDone = false;
+    const elements = [{ frame: s.frame(A), domain, ref: 8 }];
+    const { elements: statuses } = s.inPieces({ op: 'transfer', domain: A, elements }, () => {
+      if (isDone || (s.entry(8, domain)[0]! & 0xffff) !== COMMITTED) return;
+      isDone = true;
+      expect(owner(s.frame(A))).toBe(domain);
+      s.step(other);
+    });
+    expect(isDone).toBe(true);
+    return statuses![0]!.status;
+  }
+
+  it.each([B, H])('domain %i changes the version of its table: it has the page, of no type and at no gfn', (domain) => {
+    s = new GuestScene({ vcpus: 2 });
+    s.grant(8, { by: domain, ...ACCEPT, frame: 20 });
+    const status = meanwhile(domain, { op: 'set_version', vcpu: 1, domain, version: 2 });
+    expect([status, owner(s.frame(A)), s.entry(8, domain)]).toEqual([-1, domain, [0, 0, 0, 0]]);
+    expect(s.machine.parts.frames.type(s.frame(A) as Mfn)).toBe(0);
+    expect(violations(s.machine)).toEqual([]);
+  });
+
+  it('the entry names another gfn by then: that is where the page is', () => {
+    s = new GuestScene({ vcpus: 2 });
+    s.grant(8, { by: H, ...ACCEPT, frame: 20 });
+    const entry = { op: 'grant_write', domain: H, ref: 8, flags: COMMITTED, grantee: A, frame: 21 } as const;
+    expect([meanwhile(H, entry), s.machineFrame(H, 21)]).toEqual([0, s.frame(A)]);
+  });
+
+  it('the target dies: the page goes with it', () => {
+    s = new GuestScene({ vcpus: 2 });
+    s.grant(8, ACCEPT);
+    expect(meanwhile(B, { op: 'destroy_domain', vcpu: 1, domain: B })).toBe(GrantStatus.general_error);
+    expect([owner(s.frame(A)), violations(s.machine)]).toEqual(['nobody', []]);
   });
 });

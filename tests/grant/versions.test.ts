@@ -157,6 +157,22 @@ describe('1.9 set_version: refusals in order, the version in force told all the 
     expect(s.fingerprint).toBe(before);
   });
 
+  it('no memory for all the frames of a larger table: it does not grow at all, and the free frames stay free', () => {
+    begin({ frames: 400, grants: { grantFrames: 20 } }, { [B]: { frames: undefined, memory: {} } as never });
+    const { frames } = s.machine.parts;
+    const taken: number[] = [];
+    for (let frame: number = frames.allocate(A as never); frame >= 0; frame = frames.allocate(A as never))
+      taken.push(frame);
+    for (const frame of taken.slice(0, 3)) {
+      frames.dropReferences(frame as never, 1, 0);
+      frames.free(frame as never);
+    }
+    const before = s.fingerprint;
+    const setup = (count: number) => s.step({ op: 'setup_table', domain: B, target: SELF, frames: count }).status;
+    expect([setup(20), s.fingerprint]).toEqual([GrantStatus.general_error, before]);
+    expect(setup(4)).toBe(0);
+  });
+
   it('7 a use of version 2 in progress: a copy from a sub-page, looked at between two micro-steps', () => {
     begin({ vcpus: 2 });
     v2();

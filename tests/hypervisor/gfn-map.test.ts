@@ -171,3 +171,60 @@ describe('status frames', () => {
     expect(crashed).toMatchObject([{ domain: HVM }]);
   });
 });
+
+describe('a gfn moves (XENMAPSPACE_gmfn)', () => {
+  const move = (made: Hypervisor, index: number, gfn: number, domain = HVM) =>
+    made.step({ op: 'add_to_physmap', domain, space: 2, index, gfn }).result;
+  const owned = (made: Hypervisor) => made.parts.frames.owned(HVM as Domid);
+
+  it('into a hole, and leaves one', () => {
+    const made = machine();
+    const [frame, pages] = [frameAt(made, 2), owned(made)];
+    expect([move(made, 2, WINDOW), frameAt(made, 2), frameAt(made, WINDOW)]).toEqual([0, null, frame]);
+    expect(move(made, 2, 3), 'from the hole').toBe(Errno.EINVAL);
+    expect([move(made, WINDOW, WINDOW), frameAt(made, WINDOW)], 'onto itself').toEqual([0, frame]);
+    expect(owned(made)).toBe(pages);
+    const device = (gfn: number) => made.step({ op: 'dma', device: DEVICE, address: gfn * 4096, access: 'read' });
+    expect([device(WINDOW).dma?.frame, device(2).dma?.fault?.name]).toEqual([frame, 'readNotPermitted']);
+  });
+
+  it('onto RAM, which is given back, unless others have it mapped', () => {
+    const made = machine();
+    const [frame, old, pages] = [frameAt(made, 2), frameAt(made, 3)!, owned(made)];
+    made.step(grant(HVM, 8, OTHER, 3));
+    const { handle } = mapAt(made, OTHER, WINDOW, HVM, 8);
+    expect([move(made, 2, 3), frameAt(made, 3), owned(made)]).toEqual([0, frame, pages]);
+    expect(unmapAt(made, OTHER, WINDOW, handle!)).toBe(okay);
+    expect([owned(made), made.parts.frames.isAllocated(old)]).toEqual([pages - 1, false]);
+  });
+
+  it('where grants are mapped: a foreign one neither moves nor makes room, one of its own only makes room', () => {
+    const made = machine();
+    made.step(grant(OTHER, 8, HVM, 1));
+    mapAt(made, HVM, WINDOW, OTHER, 8);
+    expect([move(made, WINDOW, 3), move(made, 3, WINDOW)]).toEqual([Errno.EINVAL, Errno.ENXIO]);
+    made.step(grant(HVM, 9, HVM, 2));
+    const { handle } = mapAt(made, HVM, WINDOW + 1, HVM, 9);
+    expect(move(made, WINDOW + 1, 2)).toBe(Errno.EXDEV);
+    expect(move(made, 3, WINDOW + 1)).toBe(0);
+    expect(unmapAt(made, HVM, WINDOW + 1, handle!)).toBe(GENERAL_ERROR);
+  });
+
+  it('takes grant frames along, and puts them aside', () => {
+    const made = machine();
+    made.step({ op: 'add_to_physmap', domain: HVM, space: 1, index: 0, gfn: WINDOW });
+    const table = frameAt(made, WINDOW);
+    expect([move(made, WINDOW, 3), frameAt(made, WINDOW), frameAt(made, 3)]).toEqual([0, null, table]);
+    expect([move(made, 3, 3), frameAt(made, 3)]).toEqual([0, table]);
+    expect([move(made, 2, 3), made.parts.frames.isAllocated(table!)]).toEqual([0, true]);
+  });
+
+  it('not for PV domains, and in none of the other spaces', () => {
+    const made = machine();
+    const add = (space: number, index: number) =>
+      made.step({ op: 'add_to_physmap', domain: HVM, space, index, gfn: 3 });
+    expect(move(made, 1, 3, PV)).toBe(Errno.EACCES);
+    expect([add(0, 1), add(4, 2), add(5, 2), add(99, 2)].map(({ result }) => result)).toEqual([-22, -38, -13, -22]);
+    expect(() => add(3, 2)).toThrow(RangeError);
+  });
+});

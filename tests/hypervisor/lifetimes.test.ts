@@ -55,11 +55,14 @@ describe('the page table in use', () => {
 });
 
 describe('a page table that leads to itself', () => {
-  it('is none, and holds no references', () => {
+  it('is one only if that is to be read, and holds no references by it', () => {
     const { machine, step, own } = scene();
-    machine.parts.frames.writeEntry(own as Mfn, 0, own * PAGE + 1, 0);
+    machine.parts.frames.writeEntry(own as Mfn, 0, own * PAGE + 3, 0);
     expect(step({ op: 'pin_table', domain: 1, frame: own, level: 4 }).result).toBe(-22);
     expect(machine.parts.frames.references(own as Mfn)).toBe(1);
+    machine.parts.frames.writeEntry(own as Mfn, 0, own * PAGE + 1, 0);
+    expect(step({ op: 'pin_table', domain: 1, frame: own, level: 4 }).result).toBe(0);
+    expect(machine.parts.frames.references(own as Mfn)).toBe(2);
     expect(violations(machine)).toEqual([]);
   });
 });

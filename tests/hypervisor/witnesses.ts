@@ -149,7 +149,7 @@ const WITNESSES: Readonly<Record<string, Witness>> = {
   ...Object.fromEntries(
     (['pin_table', 'unpin_table', 'update_va_mapping', 'map_foreign'] as const).map((name) => [
       `${name} refused`,
-      refused(name, name === 'update_va_mapping' ? -16 : -22),
+      refused(name, name.endsWith('table') ? -22 : -16),
     ]),
   ),
 };

@@ -2,7 +2,7 @@
 
 import { type Hypervisor, type Op, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
-import type { Domid } from '../../machine/ids.ts';
+import { DOMID_SELF, type Domid } from '../../machine/ids.ts';
 import type { Dice } from './dice.ts';
 import { MIXED_DOMAINS } from './mixed-machine.ts';
 import { aliveDomains, emptyPlaces, isHvm, placesOf, plainPlaces, plainRamOf, ramOf } from './surroundings.ts';
@@ -47,7 +47,7 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
       vcpu: dice.below(2),
       domain,
       address: place(machine, dice, domain),
-      owner,
+      owner: owner === domain && dice.percent(80) ? DOMID_SELF : owner,
       frame: dice.percent(30) ? null : dice.of(ramOf(machine, owner), 0),
       writable: dice.percent(60),
     };
@@ -81,8 +81,10 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
   increase: (machine, dice) => grow(machine, dice, 'increase_reservation'),
   add_to_physmap(machine, dice) {
     const domain = dice.percent(90) ? dice.of(aliveDomains(machine, 'hvm'), 0) : dice.below(4);
+    const placed = { op: 'add_to_physmap', vcpu: dice.below(2), domain, gfn: gfn(machine, dice, domain) } as const;
+    if (dice.percent(40)) return { ...placed, space: 2, index: dice.of(ramOf(machine, domain), 0) };
     const index = dice.percent(70) ? dice.below(3) : STATUS_INDEX + dice.below(2);
-    return { op: 'add_to_physmap', vcpu: dice.below(2), domain, space: 1, index, gfn: gfn(machine, dice, domain) };
+    return { ...placed, space: 1, index };
   },
   remove_from_physmap(machine, dice) {
     const domain = dice.percent(90) ? dice.of(aliveDomains(machine, 'hvm'), 0) : dice.below(4);

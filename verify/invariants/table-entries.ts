@@ -29,7 +29,7 @@ export function tableLevel(machine: Hypervisor, frame: number): number {
   return type <= 4 && frames.typeCount(frame as Mfn) > 0 ? type : 0;
 }
 
-/** Every present entry of every page table in use. */
+/** Every present entry of every page table in use, but those that lead back to their own table: they hold nothing. */
 export function tableEntries(machine: Hypervisor): TableEntry[] {
   const { frames } = machine.parts;
   const found: TableEntry[] = [];
@@ -43,6 +43,7 @@ export function tableEntries(machine: Hypervisor): TableEntry[] {
       const low = words[entry * 2]!;
       if ((low & PRESENT) === 0 || (level === 4 && entry >= XEN_FIRST && entry <= XEN_LAST)) continue;
       const frame = (low >>> 12) + (words[entry * 2 + 1]! & 0xfffff) * 0x100000;
+      if (level > 1 && frame === table) continue;
       found.push({ domain, level, frame, writable: (low & WRITABLE) !== 0 });
     }
   }

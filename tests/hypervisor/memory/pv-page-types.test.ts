@@ -296,3 +296,34 @@ describe('2.5 decrease_reservation', () => {
     expect([typeOf(s.frame(A, 1)), s.rights(A, s.frame(A, 1))]).toEqual(['writable 0', 'rw']);
   });
 });
+
+describe('2.5 what a freed frame holds', () => {
+  const populate = (domain: number, frame: number) =>
+    s.do({ op: 'populate_physmap', domain, gfns: [0], allocate: [frame] });
+  const held = (frame: number) => s.bytes(frame, 0, 4);
+
+  it('is gone, by default', () => {
+    s.store(m, 0, 'c0ffee00');
+    balloon(m);
+    populate(B, m);
+    expect(held(m)).toBe('00000000');
+  });
+
+  it('is there for the next one if not scrubbed, as recorded, but not of the dead nor of what a transfer lost', () => {
+    begin({ scrubFreed: false });
+    const [given, lost, kept] = [m, s.frame(A, 1), s.frame(A, 2)];
+    for (const frame of [given, lost, kept]) s.store(frame, 0, 'c0ffee00');
+    balloon(given);
+    populate(B, given);
+    const elements = [{ frame: lost, domain: 5, ref: 8 }];
+    expect(s.do({ op: 'transfer', domain: A, elements }).elements).toEqual([{ status: -2 }]);
+    populate(B, lost);
+    s.do({ op: 'destroy_domain', domain: A });
+    populate(B, kept);
+    expect([given, lost, kept].map(held)).toEqual(['c0ffee00', '00000000', '00000000']);
+    // What the hypervisor takes for itself it clears.
+    balloon(given, B);
+    const own = s.machine.parts.frames.allocate(HW as never, { xenHeap: true, at: given });
+    expect([own, held(given)]).toEqual([given, '00000000']);
+  });
+});

@@ -7,7 +7,7 @@ import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
 
 /**
  * Scripted and random hypercalls of PV guests, HVM, copy batches; under caching mode 2 MiB and own memory, large unmap
- * batches with entries rewritten in use, and gfn maps that change under grants.
+ * batches with entries rewritten in use, gfn maps that change under grants, and page tables of every level.
  */
 export const RECORDED = [
   'scen-417-cm0',
@@ -17,6 +17,8 @@ export const RECORDED = [
   'scen2-417-cm1',
   'scen5-417-cm1',
   'scen6-417-cm1',
+  'scen9-417-cm1',
+  'scen10-417-cm1',
 ] as const;
 
 export const recordedFile = (name: string): string =>

@@ -11,6 +11,11 @@ type CreateOp = Extract<Op, { op: 'create_domain' }>;
 
 /** Frames of the hypervisor's own, for device tables; beyond the RAM of the recorded machine. */
 const HYPERVISOR_FRAMES = 4096;
+/** Of the emulated machine: registers of its VT-d unit; and from HyperTransport's range on, what its processor lacks. */
+const KEPT_IO = [
+  [0xfed90, 0xfed90],
+  [0xfd00000, 2 ** 40 - 1],
+] as const;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them. */
 const GFNS = 1 << 17;
 const HANDLES_PER_FRAME = 256;
@@ -41,6 +46,7 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
     } else if (record.o === 'pci') devices.push(deviceOf(record));
     else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
+    else if (record.o === 'memory_op') batchMax = Math.max(batchMax, record.in.length << (record.order ?? 0));
   }
   return {
     domains,
@@ -61,6 +67,8 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     gfns: hasHvm ? GFNS : 0,
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
+    keptIo: KEPT_IO,
+    scrubFreed: false,
     caches: {
       kind: 'lru',
       shape: {

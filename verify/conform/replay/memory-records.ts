@@ -2,6 +2,7 @@
 
 import type { Op } from '../../../hypervisor/index.ts';
 import { Errno } from '../../../machine/errno.ts';
+import { DOMID_SELF } from '../../../machine/ids.ts';
 import type { RecordedLine, RecordOf } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { domainOp, domainRecord } from './machine-plan.ts';
@@ -13,6 +14,7 @@ const INCREASE = 0;
 const DECREASE = 1;
 /** xen: MMUEXT_UNPIN_TABLE; lower commands pin a table of the next level. */
 const UNPIN = 4;
+const PIN_L4 = 3;
 /** xen: XENMAPIDX_grant_table_status. */
 export const STATUS_INDEX = 0x80000000;
 /** Times that a hypercall is repeated that says it is not done. */
@@ -61,8 +63,9 @@ function checkTable(context: ReplayContext, { id, version, gtmfn }: RecordOf<'do
   if (frames.join() !== have.join()) context.fail(`frames of the table: ${have.map(hexOf)}`);
 }
 
-function openWindow(context: ReplayContext, owner: number, frame: number, writable: boolean): void {
+function openWindow(context: ReplayContext, domain: number, frame: number, writable: boolean): void {
   const address = context.windowAt;
+  const owner = domain === 0 ? DOMID_SELF : domain;
   context.prepare({ op: 'map_foreign', domain: 0, address, owner, frame, writable });
 }
 
@@ -91,7 +94,15 @@ export const memoryHandlers: Handlers = {
     context.windowAt = Number(va);
     context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
     if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
-    else context.prepare({ op: 'map_foreign', domain: 0, address: Number(va), owner: 0, frame: null, writable: false });
+    else
+      context.prepare({
+        op: 'map_foreign',
+        domain: 0,
+        address: Number(va),
+        owner: DOMID_SELF,
+        frame: null,
+        writable: false,
+      });
     return undefined;
   },
 
@@ -116,6 +127,18 @@ export const memoryHandlers: Handlers = {
   },
 
   info: ({ probe }, { d }) => ({ observed: { tot_pages: probe.totalPages(d) } }),
+
+  map_foreign(context, { d, va, frame, dom, rw }) {
+    const op: Op = {
+      op: 'map_foreign',
+      domain: d,
+      address: wideOf(va),
+      owner: dom,
+      frame: frameOf(frame),
+      writable: rw === 1,
+    };
+    return { observed: { rc: context.step(op).result } };
+  },
 
   /** dom0 maps the gfn, and drops it again. */
   p2m(context, { d, gfn }, at) {
@@ -155,26 +178,29 @@ export const memoryHandlers: Handlers = {
       cmd === UNPIN
         ? { op: 'unpin_table', domain: d, frame }
         : { op: 'pin_table', domain: d, frame, level: (cmd + 1) as 1 | 2 | 3 | 4 };
-    return { observed: { rc: context.step(op).result } };
+    const { result } = context.step(op);
+    // What the hypervisor writes into a top table depends on the machine.
+    if (cmd === PIN_L4 && result === 0) context.contents.forget(frame);
+    return { observed: { rc: result } };
   },
 
   memory_op(context, record, at) {
-    const { d, cmd, out } = record;
+    const { d, cmd, order = 0, out } = record;
     const list = record.in.map(frameOf);
     if (cmd === DECREASE) {
-      const { result } = context.step({ op: 'decrease_reservation', domain: d, frames: list });
+      const frames = list.flatMap((first) => Array.from({ length: 1 << order }, (_, page) => first + page));
+      const { result } = context.step({ op: 'decrease_reservation', domain: d, frames });
       // The list is only read: what is in it afterwards is what was put in.
-      return { observed: { rc: result, out: record.in } };
+      return { observed: { rc: typeof result === 'number' ? result >> order : result, out: record.in } };
     }
     // Into the list of a domain without gfns of its own Xen writes the frames.
-    const isListed = cmd === INCREASE || !context.probe.isHvm(d);
-    const shown = isListed
-      ? out.map((frame) => ({ at, frame: frameOf(frame) }))
-      : framesFoundAfter(context.recording.records, at, d, record.in);
+    const isListed = !context.probe.isHvm(d);
+    const found = cmd === INCREASE ? [] : framesFoundAfter(context.recording.records, at, d, record.in);
+    const shown = isListed ? out.map((frame) => ({ at, frame: frameOf(frame) })) : found;
     const name = cmd === INCREASE ? 'increase_reservation' : 'populate_physmap';
-    const { result, frames } = context.step({ op: name, domain: d, gfns: list, ...allocated(shown) });
+    const { result, frames } = context.step({ op: name, domain: d, gfns: list, order, ...allocated(shown) });
     const got = frames?.map(Number) ?? [];
-    for (const frame of got) context.contents.forget(frame);
+    for (const first of got) for (let page = 0; page < 1 << order; page += 1) context.contents.forget(first + page);
     for (const { at: place, frame } of shown) if (got.includes(frame)) context.adopted.note(place, frame);
     const left = record.in.map((item, index) => {
       const frame = isListed ? got[index] : undefined;
