@@ -5,7 +5,6 @@ import { describe, expect, it } from 'vitest';
 import { GNTMAP, GTF, grantStatusName } from '../../grant/index.ts';
 import {
   batchEffects,
-  Errno,
   errnoName,
   type Hypervisor,
   inspect,
@@ -14,13 +13,12 @@ import {
   PV_WINDOW_BASE,
   type RefusedEffect,
   refusedEffects,
-  rollback,
   StatePart,
-  snapshot,
 } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { type Draw, drawArbitrary, mixedMachine, mixedVariants, opOf } from '../../verify/index.ts';
+import { doAndTell } from './cut-batches.ts';
 
 /** Everything that an operation could change, by the part of the table's words that it is of. */
 function facets(machine: Hypervisor): Map<string, string> {
@@ -69,18 +67,6 @@ function differences(before: Map<string, string>, after: Map<string, string>): s
   return changed.filter((key) => !key.startsWith('frameType') || (before.has(key) && after.has(key)));
 }
 
-/**
- * A batch that was cut short, as if it had ended there by itself: interrupted, or with an outcome that was not written
- * although its element was processed. Null: it was not.
- */
-function processedOf(op: Op, { result, elements = [] }: OpResult): Op | null {
-  if (!('elements' in op) || op.elements.length === 0 || op.op === 'cache_flush') return null;
-  const isUnwritten = result === Errno.EFAULT && op.unwritableFrom === elements.length;
-  if (result !== Errno.ERESTART && !isUnwritten) return null;
-  const { unreadableFrom, unwritableFrom, preemptAfter, ...rest } = op;
-  return { ...rest, elements: op.elements.slice(0, elements.length + Number(isUnwritten)) } as Op;
-}
-
 /** What an operation was refused with, status by status; null: it did something. */
 function refusals(op: Op, { result, status, elements, crashed }: OpResult): number[] | null {
   const statuses = (elements ?? []).map((element) => element.status);
@@ -108,18 +94,10 @@ const variants = fc.constantFrom(...mixedVariants);
 function offence(machine: Hypervisor, sequence: readonly Draw[]): string | null {
   let before = facets(machine);
   for (const draw of sequence) {
-    const op = opOf(machine, draw);
-    const mayEndShort = 'unwritableFrom' in op || 'preemptAfter' in op || op.op === 'copy';
-    const taken = mayEndShort ? snapshot(machine) : null;
-    let result = machine.step(op);
+    const { op, result, copy } = doAndTell(machine, opOf(machine, draw));
     const after = facets(machine);
-    const processed = processedOf(op, result);
-    if (processed) {
-      rollback(machine, taken!);
-      result = machine.step(processed);
-      const beyond = differences(facets(machine), after);
-      if (beyond.length > 0) return `${JSON.stringify(op)} is not its part: ${beyond.join('; ')}`;
-    }
+    const besides = copy ? differences(facets(copy), after) : [];
+    if (besides.length > 0) return `${JSON.stringify(op)} by itself does not change ${besides.join('; ')}`;
     const refused = refusals(op, result);
     if (refused) {
       const changed = differences(before, after);
@@ -294,7 +272,7 @@ describe('a refused operation', () => {
       plant(machine);
       return offence(machine, sequence) === null;
     });
-    expect(fc.check(property, { numRuns: 60, seed: 3, endOnFailure: true }).failed).toBe(true);
+    expect(fc.check(property, { numRuns: 60, seed: 4, endOnFailure: true }).failed).toBe(true);
   });
 
   it('has a script for each row of the table', () => {
