@@ -5,6 +5,7 @@ import { type Hypervisor, type Op, type OpResult, P2mType } from '../../hypervis
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { exemptions, isConfined, violations } from '../../verify/index.ts';
+import { domainsOf, handlesOf } from '../../verify/invariants/invariant.ts';
 
 const { host_map: HOST, device_map: DEVICE, readonly: READONLY } = GNTMAP;
 
@@ -39,16 +40,7 @@ const gave =
     elementsOf(seen, name, status).length > 0;
 
 function handles(machine: Hypervisor) {
-  const { grants } = machine.parts;
-  return machine.control.root.domains.flatMap((domain) => {
-    if (!domain) return [];
-    const maptrack = grants.maptrack(domain.domain as Domid);
-    return maptrack.live().map((handle) => {
-      const [granter, ref] = [maptrack.domain(handle), maptrack.ref(handle)];
-      const frame = grants.activeFrame(granter, ref);
-      return { mapper: domain.domain, granter, ref, frame, flags: maptrack.flags(handle) };
-    });
-  });
+  return domainsOf(machine).flatMap((mapper) => handlesOf(machine, mapper).map((handle) => ({ mapper, ...handle })));
 }
 
 /** Whether two live handles have to do with one another. */
