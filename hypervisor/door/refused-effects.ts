@@ -32,6 +32,7 @@ export interface RefusedEffect {
 
 const { general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, okay } = GrantStatus;
 const EPERM = -1;
+const ENXIO = -6;
 const EACCES = -13;
 const EBUSY = -16;
 const EINVAL = -22;
@@ -136,8 +137,8 @@ export const refusedEffects: readonly RefusedEffect[] = [
   },
   {
     operation: 'add_to_physmap',
-    refusals: [EPERM, EINVAL],
-    when: 'the domain may not have the frame there',
+    refusals: [EPERM, ENXIO],
+    when: 'the table had to grow, and what is at the gfn cannot go from there',
     effect: 'the table has grown',
     parts: ['grantTable', 'frame'],
     source: 'mm.c xenmem_add_to_physmap_one',

@@ -14,9 +14,10 @@ import {
   snapshot,
 } from '../../hypervisor/index.ts';
 import type { Vcpu } from '../../machine/ids.ts';
-import { type Draw, drawArbitrary, mixedMachine, opOf } from '../../verify/index.ts';
+import { type Draw, drawArbitrary, mixedMachine, mixedVariants, opOf } from '../../verify/index.ts';
 
 const draws = fc.array(drawArbitrary(fc), { minLength: 1, maxLength: 40, size: 'max' });
+const variants = fc.constantFrom(...mixedVariants);
 const ROWS = [
   ['xen', 'afterFlush'],
   ['strict-page', 'afterFlush'],
@@ -36,21 +37,24 @@ function inPieces(machine: Hypervisor, op: Op, between: () => void = () => {}): 
 }
 
 describe.each(ROWS)('policy %s, release %s', (policy, release) => {
-  test.prop([draws], { numRuns: 15 })('micro-steps end in the state that step ends in', (sequence) => {
-    const whole = mixedMachine(policy, { release });
-    const pieces = mixedMachine(policy, { release });
-    for (const draw of sequence) {
-      const op = opOf(whole, draw);
-      const expected = whole.step(op);
-      expect(inPieces(pieces, op)).toEqual(expected);
-      expect(fingerprint(pieces)).toBe(fingerprint(whole));
-    }
-  });
+  test.prop([variants, draws], { numRuns: 15 })(
+    'micro-steps end in the state that step ends in',
+    (variant, sequence) => {
+      const whole = mixedMachine(policy, { release, variant });
+      const pieces = mixedMachine(policy, { release, variant });
+      for (const draw of sequence) {
+        const op = opOf(whole, draw);
+        const expected = whole.step(op);
+        expect(inPieces(pieces, op)).toEqual(expected);
+        expect(fingerprint(pieces)).toBe(fingerprint(whole));
+      }
+    },
+  );
 
-  test.prop([draws, draws, fc.nat({ max: 20 })], { numRuns: 10 })(
+  test.prop([variants, draws, draws, fc.nat({ max: 20 })], { numRuns: 10 })(
     'rollback restores everything, with an operation in flight',
-    (before, after, steps) => {
-      const machine = mixedMachine(policy, { release });
+    (variant, before, after, steps) => {
+      const machine = mixedMachine(policy, { release, variant });
       const run = (on: Hypervisor, sequence: readonly Draw[]) => {
         for (const draw of sequence) inPieces(on, opOf(on, draw));
       };

@@ -4,6 +4,8 @@ import { GNTMAP, GTF } from '../../grant/index.ts';
 import { type Hypervisor, type Op, type OpResult, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
+import { exemptions, isConfined, violations } from '../../verify/index.ts';
+import { domainsOf, handlesOf } from '../../verify/invariants/invariant.ts';
 
 const { host_map: HOST, device_map: DEVICE, readonly: READONLY } = GNTMAP;
 
@@ -38,16 +40,7 @@ const gave =
     elementsOf(seen, name, status).length > 0;
 
 function handles(machine: Hypervisor) {
-  const { grants } = machine.parts;
-  return machine.control.root.domains.flatMap((domain) => {
-    if (!domain) return [];
-    const maptrack = grants.maptrack(domain.domain as Domid);
-    return maptrack.live().map((handle) => {
-      const [granter, ref] = [maptrack.domain(handle), maptrack.ref(handle)];
-      const frame = grants.activeFrame(granter, ref);
-      return { mapper: domain.domain, granter, ref, frame, flags: maptrack.flags(handle) };
-    });
-  });
+  return domainsOf(machine).flatMap((mapper) => handlesOf(machine, mapper).map((handle) => ({ mapper, ...handle })));
 }
 
 /** Whether two live handles have to do with one another. */
@@ -105,6 +98,18 @@ const WITNESSES: Readonly<Record<string, Witness>> = {
         result.elements?.[at]?.status === 0 &&
         machine.parts.p2m.type(op.domain as Domid, (Number(hostAddress) / 4096) as Gfn) > P2mType.ram,
     ),
+  'a grant at a gfn of shared tables': ({ op, result, machine }) =>
+    op.op === 'map_grant_ref' &&
+    result.elements?.some(({ status }) => status === 0) === true &&
+    machine.parts.driver.tables.largestLeafOf(op.domain as Domid) < machine.parts.driver.tables.largestLeaf,
+  'DMA of a hardware domain that is not confined': ({ op, result, machine }) =>
+    op.op === 'dma' &&
+    result.dma?.frame !== undefined &&
+    machine.control.root.devices.some(({ device, owner }) => device === op.device && !isConfined(machine, owner ?? -1)),
+  'X1: a mapping of a grant written over': ({ op, result, machine }) =>
+    (op.op === 'update_va_mapping' || op.op === 'map_foreign') &&
+    result.result === 0 &&
+    violations(machine, exemptions).length > 0,
   'a domain built again': did('create_domain'),
   'a domain crashed': ({ result }) => (result.crashed ?? []).length > 0,
   'a continuation': ({ result }) => result.continuation !== undefined,

@@ -3,6 +3,7 @@
 import { type Hypervisor, type Op, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { DOMID_SELF, type Domid } from '../../machine/ids.ts';
+import { isConfined } from '../invariants/invariant.ts';
 import type { Dice } from './dice.ts';
 import { MIXED_DOMAINS } from './mixed-machine.ts';
 import { aliveDomains, emptyPlaces, isHvm, placesOf, plainPlaces, plainRamOf, ramOf } from './surroundings.ts';
@@ -97,18 +98,21 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
     domain: dice.below(4),
   }),
   deassign: (machine, dice) => ({ op: 'deassign_device', vcpu: dice.below(2), device: device(machine, dice) }),
-  /** A device's access, to a frame that its domain reaches or to any. */
-  dma: (machine, dice) => ({
-    op: 'dma',
-    device: device(machine, dice),
-    address: dice.below(machine.config.frames) * PAGE + 2048,
-    access: dice.one('read', 'write'),
-  }),
+  /** A device's access, anywhere; but of one that nothing confines only its driver's own memory is written. */
+  dma(machine, dice) {
+    const name = device(machine, dice);
+    const access = dice.one('read', 'write');
+    const owner = machine.control.root.devices.find((found) => found.device === name)?.owner ?? -1;
+    const isTrusted = access === 'write' && !isConfined(machine, owner);
+    const frame = isTrusted ? dice.of(plainRamOf(machine, owner), 0) : dice.below(machine.config.frames);
+    return { op: 'dma', device: name, address: frame * PAGE + 2048, access };
+  },
   tick: (machine, dice) => ({ op: 'tick', vcpu: dice.below(2), nowUs: machine.nowUs + dice.below(8000) }),
-  /** A domain dies; or one that is gone comes back. */
+  /** A domain dies; or one that is gone comes back, an HVM one with tables of its own or shared. */
   destroy(machine, dice) {
     const gone = MIXED_DOMAINS.filter(({ domain }) => !machine.control.root.domains[domain]);
-    if (gone.length > 0) return dice.of(gone, MIXED_DOMAINS[0]!);
+    const back = dice.of(gone, null);
+    if (back) return back.kind === 'hvm' ? { ...back, sharedTables: dice.percent(50) } : back;
     return { op: 'destroy_domain', vcpu: dice.below(2), domain: dice.below(5) };
   },
 };

@@ -16,15 +16,28 @@ const DEVICES: readonly { readonly device: string; readonly unit: number; readon
   { device: '0000:03:00.0', unit: 0, owner: 2 },
 ];
 
+/** What mixed machines differ in: whether the HVM guest shares its tables, and how the hardware domain is confined. */
+export const MIXED_VARIANTS = {
+  plain: { sharedTables: false, hardwareDomain: 'strict' },
+  sharedTables: { sharedTables: true, hardwareDomain: 'strict' },
+  relaxed: { sharedTables: false, hardwareDomain: 'relaxed' },
+  passthrough: { sharedTables: false, hardwareDomain: 'passthrough' },
+} as const;
+export type MixedVariant = keyof typeof MIXED_VARIANTS;
+export const mixedVariants = Object.keys(MIXED_VARIANTS) as readonly MixedVariant[];
+
+export interface MixedOptions {
+  readonly release?: Release;
+  readonly variant?: MixedVariant;
+  readonly machine?: MachineOptions;
+}
+
 /**
- * A PV hardware domain with a device, confined to what is its own; a PV guest with a device; an HVM guest with a
- * device; a PV guest without. The guests with devices begin with tables of version 2. Two units, two virtual CPUs,
- * little memory.
+ * A PV hardware domain with a device; a PV guest with a device; an HVM guest with a device; a PV guest without. The
+ * guests with devices begin with tables of version 2. Two units, two virtual CPUs, little memory.
  */
-export function mixedMachine(
-  policy: string | FlushPolicy = 'strict-page',
-  options: { readonly release?: Release; readonly machine?: MachineOptions } = {},
-): Hypervisor {
+export function mixedMachine(policy: string | FlushPolicy = 'strict-page', options: MixedOptions = {}): Hypervisor {
+  const { sharedTables, hardwareDomain } = MIXED_VARIANTS[options.variant ?? 'plain'];
   const machine = new Hypervisor({
     domains: MIXED_DOMAINS.length,
     frames: 96,
@@ -37,7 +50,7 @@ export function mixedMachine(
     caches: { kind: 'adversary', mayEntries: 4096 },
     batchMax: 40,
     flushQueue: 256,
-    iommu: { hardwareDomain: 'strict' },
+    iommu: { hardwareDomain },
     policy,
     ...(options.release ? { release: options.release } : {}),
     ...options.machine,
@@ -48,7 +61,8 @@ export function mixedMachine(
     domain: owner,
   }));
   const versions: Op[] = [1, 2].map((domain) => ({ op: 'set_version', domain, version: 2 }));
-  for (const op of [...MIXED_DOMAINS, ...assigned, ...versions]) {
+  const domains = MIXED_DOMAINS.map((op) => (op.kind === 'hvm' ? { ...op, sharedTables } : op));
+  for (const op of [...domains, ...assigned, ...versions]) {
     const { result } = machine.step(op);
     if (result !== 0) throw new RangeError(`mixed machine: ${op.op} gave ${result}`);
   }

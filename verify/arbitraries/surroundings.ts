@@ -3,7 +3,7 @@
 import { GNTMAP, GTF } from '../../grant/index.ts';
 import { type Hypervisor, P2mType, PV_WINDOW_BASE } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
-import type { Domid, MaptrackHandle } from '../../machine/ids.ts';
+import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle } from '../../machine/ids.ts';
 import { wideHigh, wideLow } from '../../machine/wide.ts';
 
 const PAGE = 4096;
@@ -85,7 +85,9 @@ export function liveHandles(machine: Hypervisor, domain: number): LiveHandle[] {
   const left = new Set(placesOf(machine, domain));
   return maptrack.live().map((handle) => {
     const flags = maptrack.flags(handle);
-    const frame = grants.activeFrame(maptrack.domain(handle), maptrack.ref(handle));
+    const granter = maptrack.domain(handle);
+    // The granter may be gone: then the handle is of nothing, and whoever ends it is crashed.
+    const frame = granter < DOMID_FIRST_RESERVED ? grants.activeFrame(granter, maptrack.ref(handle)) : (0 as Mfn);
     const fits = [...left].find(
       (at) => (flags & GNTMAP.host_map) !== 0 && isGrantHere(machine, domain, at, frame, flags),
     );

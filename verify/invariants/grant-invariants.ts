@@ -54,7 +54,7 @@ export const countsAreHandles: Invariant = {
       const handles = handlesOf(machine, mapper).filter(({ granter }) => granter !== mapper);
       for (let at = 0; at < machine.config.frames; at += 1) {
         const frame = at as Mfn;
-        if (overwritten.has(at)) continue;
+        if (overwritten.has(`${mapper}/${at}`)) continue;
         const mine = handles.filter((handle) => handle.frame === frame);
         const readers = mine.filter(({ flags }) => (flags & GNTMAP.readonly) !== 0).length;
         const writers = mine.length - readers;
@@ -109,7 +109,7 @@ export const pinnedFramesAreOwned: Invariant = {
       for (let ref = 0; ref < grants.entries(granter); ref += 1) {
         if (grants.pins(granter, ref) === 0) continue;
         const frame = grants.activeFrame(granter, ref);
-        if (overwritten.has(frame)) continue;
+        if (overwritten.has(`${grants.activeMapper(granter, ref)}/${frame}`)) continue;
         const isThere = frames.isAllocated(frame) && frames.references(frame) > 0;
         if (!isThere || frames.owner(frame) !== granter)
           broken.push(`domain ${granter} ref ${ref}: frame ${frame} is pinned, but not the granter's`);

@@ -14,6 +14,7 @@ export interface Violation {
 export interface Invariant {
   readonly id: string;
   readonly sentence: string;
+  /** `reach`: what devices may reach that are confined. */
   readonly check: (machine: Hypervisor, reach: () => readonly Reach[]) => readonly string[];
 }
 
@@ -53,6 +54,12 @@ export function reachOf(machine: Hypervisor): Reach[] {
     if (of) found.push({ device: of.device, owner: of.owner!, dfn, frame, rights: access, current: false });
   }
   return found;
+}
+
+/** Whether a domain's devices are confined. Those of a hardware domain that is not reach all memory, by intent. */
+export function isConfined({ control, config }: Hypervisor, domain: number): boolean {
+  const found = control.root.domains[domain];
+  return !(found?.hardware && found.kind === 'pv' && config.iommu.hardwareDomain !== 'strict');
 }
 
 /** Domains that there are, dying ones included. */

@@ -52,7 +52,7 @@ export const reachIsAuthorised: Invariant = {
     const pinned = pinnedRights(machine);
     const overwritten = overwrittenGrants(machine);
     return reach().flatMap(({ device, owner, dfn, frame, rights, current }) => {
-      if (overwritten.has(frame)) return [];
+      if (overwritten.has(`${owner}/${frame}`)) return [];
       if (frames.isAllocated(frame) && frames.owner(frame as Mfn) === owner) return [];
       const excess = rights & ~(pinned.get(`${owner}/${frame}`) ?? 0);
       if (excess === 0) return [];
@@ -70,9 +70,9 @@ export const freeFramesAreUnreachable: Invariant = {
   check(machine, reach) {
     const { frames, p2m } = machine.parts;
     const overwritten = overwrittenGrants(machine);
-    const isFree = (frame: number) => frames.isMemory(frame) && !frames.isAllocated(frame) && !overwritten.has(frame);
+    const isFree = (frame: number) => frames.isMemory(frame) && !frames.isAllocated(frame);
     const broken = reach()
-      .filter(({ frame }) => isFree(frame))
+      .filter(({ owner, frame }) => isFree(frame) && !overwritten.has(`${owner}/${frame}`))
       .map(({ device, dfn, frame }) => `${device} may reach free frame ${frame} at dfn ${dfn}`);
     for (const { domain, frame } of tableEntries(machine)) {
       if (isFree(frame)) broken.push(`a page table of domain ${domain} maps free frame ${frame}`);
@@ -93,8 +93,35 @@ export const tablesAreBeyondDevices: Invariant = {
   id: 'P2',
   sentence: 'No device may write a frame that is a page table in use, through tables or cached entries.',
   check(machine, reach) {
+    const overwritten = overwrittenGrants(machine);
     return reach()
-      .filter(({ frame, rights }) => (rights & 2) !== 0 && tableLevel(machine, frame) > 0)
+      .filter(({ owner, frame, rights }) => {
+        const isTable = (rights & 2) !== 0 && tableLevel(machine, frame) > 0;
+        return isTable && !overwritten.has(`${owner}/${frame}`);
+      })
       .map(({ device, dfn, frame }) => `${device} may write page table ${frame} at dfn ${dfn}`);
+  },
+};
+
+/**
+ * X1. No invariant of Xen's: a report of what it lets happen. G7, M1, M3, P1 and P2 pass over these frames as far as
+ * that domain is concerned.
+ */
+export const mappingsAreNotOverwritten: Invariant = {
+  id: 'X1',
+  sentence: 'A PV domain has an entry for every live host half of its grants, so that none outlives its reference.',
+  check(machine, reach) {
+    const { frames } = machine.parts;
+    return [...overwrittenGrants(machine)].map((key) => {
+      const [domain, frame] = key.split('/').map(Number) as [number, number];
+      const rights = reach().reduce(
+        (all, at) => (at.owner === domain && at.frame === frame ? all | at.rights : all),
+        0,
+      );
+      const what = tableLevel(machine, frame) > 0 ? 'a page table' : 'memory';
+      const fate = frames.isAllocated(frame) ? `${what} of domain ${frames.owner(frame as Mfn)}` : 'free';
+      const may = ['not reach', 'read', 'write', 'write'][rights]!;
+      return `domain ${domain} wrote over a mapping of frame ${frame}: its devices may ${may} it, and it is ${fate}`;
+    });
   },
 };

@@ -51,38 +51,42 @@ export function tableEntries(machine: Hypervisor): TableEntry[] {
 }
 
 /**
- * Frames of which a PV domain has more live host halves than entries that map them: it wrote over a grant's mapping, by
- * itself or by another grant, and with the entry went the reference (xen: put_page_from_l1e in release builds). The
- * handle stays, its device rights too, and can hardly be ended before the domain is.
+ * Mappings of grants that a PV domain wrote over, by itself or by another grant, as `domain/frame`: it has more live
+ * host halves on the frame, or more writable ones, than entries that map it so. With the entry went the reference (xen:
+ * put_page_from_l1e in release builds); the handle stays, its device rights too, and can hardly be ended before the
+ * domain is.
  */
-export function overwrittenGrants(machine: Hypervisor): ReadonlySet<number> {
-  const balance = new Map<string, number>();
-  const count = (domain: number, frame: number, by: number) => {
-    const key = `${domain}/${frame}`;
-    balance.set(key, (balance.get(key) ?? 0) + by);
+export function overwrittenGrants(machine: Hypervisor): ReadonlySet<string> {
+  const halves = new Map<string, number>();
+  const count = (domain: number, frame: number, writable: boolean, by: number) => {
+    for (const rights of writable ? 'rw' : 'r') {
+      const key = `${domain}/${frame}/${rights}`;
+      halves.set(key, (halves.get(key) ?? 0) + by);
+    }
   };
   for (const domain of domainsOf(machine)) {
     if (machine.control.root.domains[domain]!.kind === 'hvm') continue;
     for (const { flags, frame } of handlesOf(machine, domain)) {
-      if ((flags & GNTMAP.host_map) !== 0) count(domain, frame, 1);
+      if ((flags & GNTMAP.host_map) !== 0) count(domain, frame, (flags & GNTMAP.readonly) === 0, 1);
     }
   }
-  const entries = balance.size === 0 ? [] : tableEntries(machine);
-  for (const { domain, level, frame } of entries) if (level === 1) count(domain, frame, -1);
-  const missing = [...balance].filter(([, left]) => left > 0).map(([key]) => Number(key.split('/')[1]));
+  const entries = halves.size === 0 ? [] : tableEntries(machine);
+  for (const { domain, level, frame, writable } of entries) if (level === 1) count(domain, frame, writable, -1);
+  const missing = [...halves].filter(([, left]) => left > 0).map(([key]) => key.slice(0, key.lastIndexOf('/')));
   return new Set([...missing, ...outlastingGrants(machine)]);
 }
 
-/** Frames that a mapper's devices still reach by handles whose granter is gone. */
-function outlastingGrants(machine: Hypervisor): number[] {
+/** The same for handles whose granter is gone, but for which the mapper's devices still reach the frame. */
+function outlastingGrants(machine: Hypervisor): string[] {
   const { grants, frames } = machine.parts;
   return domainsOf(machine).flatMap((mapper) => {
     const known = handlesOf(machine, mapper);
     if (known.length === grants.maptrack(mapper).live().length) return [];
     const all = Array.from({ length: frames.frames }, (_, frame) => frame as Mfn);
-    return all.filter((frame) => {
+    const outlasting = all.filter((frame) => {
       const counted = grants.readers(mapper, frame) + grants.writers(mapper, frame);
       return counted > known.filter((handle) => handle.frame === frame && handle.granter !== mapper).length;
     });
+    return outlasting.map((frame) => `${mapper}/${frame}`);
   });
 }
