@@ -93,7 +93,7 @@ export const ruleFacts: readonly RuleFact[] = [
     sentence: 'a privileged domain maps a gfn of another where that has mapped a grant',
     values: {
       'by-owner':
-        'done if the frame is of that domain all the same (recorded of 4.17.7; 2008, 61730c75ce: mod_l1_entry asks for no type)',
+        'done if the frame is of that domain all the same (recorded of 4.17.7; so in mod_l1_entry of 2008, 61730c75ce)',
       refused: 'refused (2025: a8325f981c; recorded of 4.23-unstable)',
     },
   }),

@@ -108,7 +108,7 @@ function allocate(context: OperationContext, domain: Domid, record: Uint32Array,
   return true;
 }
 
-/** add_to_physmap of a grant frame, which the table grows for, or of what is at another gfn. xen: xenmem_add_to_physmap_one. */
+/** A grant frame, which the table grows for, or what is at another gfn. xen: xenmem_add_to_physmap_one. */
 export function stepAddToPhysmap(context: OperationContext, vcpu: Vcpu, phase: number): number {
   if (phase !== Phase.page) return after(context, vcpu, phase);
   const record = context.parts.pending.record(vcpu);

@@ -11,7 +11,7 @@ type CreateOp = Extract<Op, { op: 'create_domain' }>;
 
 /** Frames of the hypervisor's own, for device tables; beyond the RAM of the recorded machine. */
 const HYPERVISOR_FRAMES = 4096;
-/** Of the emulated machine: registers of its VT-d unit; and from HyperTransport's range on, what its processor lacks. */
+/** Of the emulated machine: registers of its VT-d unit; and HyperTransport's range, beyond which no address reaches. */
 const KEPT_IO = [
   [0xfed90, 0xfed90],
   [0xfd00000, 2 ** 40 - 1],
