@@ -11,20 +11,20 @@ import type { Tally } from './tally.ts';
 
 type Config = RecordOf<'config'>;
 
-/** The versions of Xen that recordings were held against, and the rules of each. */
-const VERSIONS: ReadonlyMap<string, RulesName> = new Map([
-  ['4.17', 'xen4_17'],
-  ['4.23', 'xen4_23'],
-]);
-const known = (): string => [...VERSIONS.keys()].join(', ');
-const COMMIT = /^[0-9a-f]{7,40}$/;
+/** The versions of Xen that recordings were held against, newest first, and the rules of each. */
+const VERSIONS: readonly (readonly [version: readonly [number, number], rules: RulesName])[] = [
+  [[4, 23], 'xen4_23'],
+  [[4, 17], 'xen4_17'],
+];
 
 /** Entries 256 to 271 of the top table are the hypervisor's own; addresses have 48 bits. */
 const XEN_RANGE = ['0xffff800000000000', '0xffff87ffffffffff'];
 const NONCANONICAL = ['0x800000000000', '0xffff7fffffffffff'];
 
 /** `config.unit` has the bits of its registers by these names, too. */
-const UNIT_BITS: { readonly [name in keyof Omit<Config['unit'], 'cap' | 'ecap'>]: (of: Capabilities) => number } = {
+const UNIT_BITS: {
+  readonly [name in keyof Omit<Config['unit'], 'cap' | 'ecap' | 'ir'>]: (of: Capabilities) => number;
+} = {
   nd: (of) => Math.log2(of.domainIds),
   rwbf: (of) => Number(of.writeBufferFlush),
   cm: (of) => Number(of.cachingMode),
@@ -39,7 +39,6 @@ const UNIT_BITS: { readonly [name in keyof Omit<Config['unit'], 'cap' | 'ecap'>]
   c: (of) => Number(of.coherent),
   qi: (of) => Number(of.queuedInvalidation),
   dt: (of) => Number(of.deviceTlb),
-  ir: () => 0,
   pt: (of) => Number(of.passThrough),
   sc: (of) => Number(of.snoopControl),
 };
@@ -55,7 +54,6 @@ interface Assumption {
 /** @throws InputError naming the field, what it is, and why it must be something else. */
 export function checkAssumptions(recording: Recording, tally: Tally): void {
   const { config, records, file } = recording;
-  rulesOf(recording);
   const refuse = (line: number, { field, found, expected, why }: Assumption): never => {
     const values = `${field} is ${JSON.stringify(found)}; expected ${JSON.stringify(expected)}`;
     throw new InputError('RECORDING_MACHINE', { file, line }, `${values}: ${why}`);
@@ -64,6 +62,8 @@ export function checkAssumptions(recording: Recording, tally: Tally): void {
     for (const one of assumptions) if (!isMet(one)) refuse(line, one);
   };
   check(1, configAssumptions(config, unitOf(recording)));
+  if (!rulesOf(recording).isKnown) tally.skip('config.xen');
+  if (config.iommu.intremap) tally.skip('config.iommu.intremap');
   if (config.debug) tally.skip('config.debug');
   if (config.cpu.vendor !== 'AMD') tally.skip('config.cpu');
   const devices = new Set<string>();
@@ -82,7 +82,8 @@ export function checkAssumptions(recording: Recording, tally: Tally): void {
     } else if (record.o === 'domain') {
       const isCreated = { field: 'domain.id', found: record.id, why: 'it was created before' };
       check(at + 1, [{ ...isCreated, expected: created.has(record.id) ? record.id : 'another id' }]);
-      if (record.id === 0) check(at + 1, hardwareDomainAssumptions(record, config));
+      if (record.id === 0)
+        check(at + 1, [{ field: 'domain.hvm', found: record.hvm, expected: 0, why: 'domain 0 is PV' }]);
     }
   }
 }
@@ -90,21 +91,27 @@ export function checkAssumptions(recording: Recording, tally: Tally): void {
 const isMet = ({ found, expected }: Assumption): boolean =>
   found === undefined || JSON.stringify(found) === JSON.stringify(expected);
 
+/** The first that is a version, of what a recording says of its Xen; a commit is none. */
+function versionOf({ config: { xen, xenVersion } }: Recording): readonly [number, number] | null {
+  for (const text of [xen, xenVersion]) {
+    const found = /^(\d+)\.(\d+)(?!\d)/.exec(text ?? '');
+    if (found) return [Number(found[1]), Number(found[2])];
+  }
+  return null;
+}
+
 /**
- * The rules of the version that a recording is of. `xen` and `xenVersion` are versions, or `xen` is a commit.
- * @throws InputError for another version than those known, and for none
+ * The rules of the version that a recording is of, and whether they were held against recordings of it. Of a version
+ * between two the older one's, of none that is told the newest one's.
  */
-export function rulesOf({ config, file }: Recording): RulesName {
-  const { xen, xenVersion } = config;
-  const named = COMMIT.test(xen) ? [xenVersion] : xenVersion === undefined ? [xen] : [xen, xenVersion];
-  const [rules, ...others] = named.map((version) => {
-    const found = /^(\d+\.\d+)(?![\d])/.exec(version ?? '')?.[1];
-    return found === undefined ? undefined : VERSIONS.get(found);
-  });
-  if (rules !== undefined && others.every((other) => other === rules)) return rules;
-  const what = `config.xen is ${JSON.stringify(xen)}, xenVersion ${JSON.stringify(xenVersion) ?? 'missing'}`;
-  const message = `${what}; expected one of the versions ${known()}, or a commit and its version`;
-  throw new InputError('RECORDING_MACHINE', { file, line: 1 }, message);
+export function rulesOf(recording: Recording): { readonly rules: RulesName; readonly isKnown: boolean } {
+  const version = versionOf(recording);
+  const [oldest, newest] = [VERSIONS.at(-1)!, VERSIONS[0]!];
+  if (!version) return { rules: newest[1], isKnown: false };
+  const [major, minor] = version;
+  const found = VERSIONS.find(([[ofMajor, ofMinor]]) => major > ofMajor || (major === ofMajor && minor >= ofMinor));
+  const [[ofMajor, ofMinor], rules] = found ?? oldest;
+  return { rules, isKnown: ofMajor === major && ofMinor === minor };
 }
 
 function unitOf({ config, file }: Recording): Capabilities {
@@ -121,7 +128,6 @@ function configAssumptions(config: Config, unit: Capabilities): Assumption[] {
   const domains = gnttab.maxVersion === 1 ? 1 : 2;
   const says = 'the registers of the unit say so';
   const uses = 'Xen uses no more than the unit has';
-  const remaps = 'interrupt remapping is outside the model';
   const fixed = 'the address space of Xen on x86-64';
   const bits = Object.entries(UNIT_BITS) as [keyof typeof UNIT_BITS, (of: Capabilities) => number][];
   const used = (isUsed: boolean, has: boolean) => isUsed && has;
@@ -132,8 +138,6 @@ function configAssumptions(config: Config, unit: Capabilities): Assumption[] {
     { field: 'config.qemuVtd.cachingMode', found: qemuVtd.cachingMode, expected: unit.cachingMode, why: says },
     { field: 'config.qemuVtd.awBits', found: qemuVtd.awBits, expected: unit.addressBits, why: says },
     { field: 'config.qemuVtd.deviceIotlb', found: qemuVtd.deviceIotlb, expected: unit.deviceTlb, why: says },
-    { field: 'config.qemuVtd.intremap', found: qemuVtd.intremap, expected: false, why: remaps },
-    { field: 'config.iommu.intremap', found: iommu.intremap, expected: false, why: remaps },
     {
       field: 'config.iommu.qinval',
       found: iommu.qinval,
@@ -145,7 +149,7 @@ function configAssumptions(config: Config, unit: Capabilities): Assumption[] {
       field: `config.unit.${name}`,
       found: config.unit[name],
       expected: bit(unit),
-      why: name === 'ir' ? remaps : says,
+      why: says,
     })),
   ];
 }
@@ -160,33 +164,25 @@ function eduAssumptions(record: RecordOf<'edu'>, { e820 }: Config, devices: Read
   ];
 }
 
-function hardwareDomainAssumptions(record: RecordOf<'domain'>, { gnttab }: Config): Assumption[] {
-  const why = 'the config says so of domain 0';
-  return [
-    { field: 'domain.hvm', found: record.hvm, expected: 0, why: 'domain 0 is PV' },
-    { field: 'domain.maxGrantFrames', found: record.maxGrantFrames, expected: gnttab.maxFrames, why },
-    { field: 'domain.maxMaptrackFrames', found: record.maxMaptrackFrames, expected: gnttab.maxMaptrackFrames, why },
-  ];
-}
+/** A limit that the domain was created with; null: it was left to the hypervisor. */
+const asked = (limit: number): number | null => (limit < 0 ? null : limit);
 
 /** A domain's own record, which comes later, against what it was created with. */
 function domainAssumptions(record: RecordOf<'createdomain'>, recording: Recording, at: number): Assumption[] {
-  const isHvm = record.hvm === 1;
-  const hvm: Assumption = {
-    field: 'config.cpu.hvm',
-    found: isHvm ? recording.config.cpu.hvm : undefined,
-    expected: 'svm-hap',
-    why: 'there are HVM domains',
-  };
   const found = domainRecord(recording, record.id, at);
-  if (!found) return [hvm];
+  if (!found) return [];
   const why = `as domain ${record.id} was created`;
   const same = [
     ['hvm', found.hvm, record.hvm ?? 0],
     ['cdf_iommu', found.cdf_iommu, record.cdf_iommu],
-    ['maxGrantFrames', found.maxGrantFrames, record.max_grant_frames],
-    ['maxMaptrackFrames', found.maxMaptrackFrames, record.max_maptrack_frames],
+    ['maxGrantFrames', found.maxGrantFrames, asked(record.max_grant_frames)],
+    ['maxMaptrackFrames', found.maxMaptrackFrames, asked(record.max_maptrack_frames)],
     ['maxGrantVersion', found.maxGrantVersion, record.gver],
   ] as const;
-  return [hvm, ...same.map(([name, is, expected]) => ({ field: `domain.${name}`, found: is, expected, why }))];
+  return same.map(([name, is, expected]) => ({
+    field: `domain.${name}`,
+    found: expected === null ? undefined : is,
+    expected,
+    why,
+  }));
 }

@@ -59,6 +59,10 @@ const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   destroydomain: (probe, { id }) => [aboutDomain(probe, id)],
   update_va_mapping: explainAddress,
   unmap_own: explainAddress,
+  map_foreign: (probe, { d, va, dom, frame }) => [
+    ...aboutAddress(probe, d, va),
+    ...aboutPlaces(probe, owner(d, dom), [frame]),
+  ],
   mmuext: (probe, { mfn }) => [aboutFrame(probe, Number(mfn))],
   memory_op: (probe, { d, in: list }) => [aboutDomain(probe, d), ...aboutPlaces(probe, d, list)],
   add_to_physmap: (probe, { d, gfn }) => [aboutTable(probe, d), ...aboutPlaces(probe, d, [gfn])],

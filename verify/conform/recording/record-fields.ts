@@ -83,7 +83,7 @@ export interface FieldTable {
 
 const logged = { xen: 'ignored any?', regs: 'ignored any?' } as const;
 /** Between two markers in the log of the machine. */
-const bracketed = { s: 'checked word', rc: 'compared int', iommu: 'compared descriptors', ...logged } as const;
+const bracketed = { s: 'ignored any?', rc: 'compared int', iommu: 'compared descriptors', ...logged } as const;
 /** A grant hypercall of domain `d` on `n` elements. */
 const hypercall = { ...bracketed, d: 'input half', n: 'checked word', gt: 'compared changes?' } as const;
 /** One that takes one element, whatever count it names. */
@@ -105,7 +105,7 @@ export const recordFields = {
       cachingMode: 'checked bool',
       awBits: 'checked word',
       deviceIotlb: 'checked bool',
-      intremap: 'checked bool?',
+      intremap: 'ignored bool?',
     },
     iommu: {
       intremap: 'checked bool?',
@@ -140,7 +140,7 @@ export const recordFields = {
       c: 'checked bit?',
       qi: 'checked bit?',
       dt: 'checked bit?',
-      ir: 'checked bit?',
+      ir: 'ignored bit?',
       pt: 'checked bit?',
       sc: 'checked bit?',
     },
@@ -154,7 +154,7 @@ export const recordFields = {
   header: {},
   label: { t: 'ignored text' },
   note: { t: 'ignored text' },
-  end: { seq: 'checked word?' },
+  end: {},
   die: {},
   pci: {
     seg: 'checked word?',
@@ -173,8 +173,9 @@ export const recordFields = {
     hap: 'checked bit?',
     sharept: 'input bit?',
     cdf_iommu: 'input bit',
-    max_grant_frames: 'input word',
-    max_maptrack_frames: 'input word',
+    /** Below 0: the default, which the domain's own record tells. */
+    max_grant_frames: 'input int',
+    max_maptrack_frames: 'input int',
     gver: 'input word',
   },
   populate: {
@@ -186,7 +187,7 @@ export const recordFields = {
     t: 'ignored text?',
   },
   /** The domain was built with its page tables pinned. */
-  pin_l4: { s: 'checked word', id: 'ignored any?', rc: 'ignored any?', iommu: 'ignored any?', ...logged },
+  pin_l4: { s: 'ignored any?', id: 'ignored any?', rc: 'ignored any?', iommu: 'ignored any?', ...logged },
   win: { va: 'input hex', frame: 'input hexOrNull', dom: 'input half?', rw: 'input bit?' },
   watch: { d: 'input half', first: 'input word', n: 'input word' },
   domain: {
@@ -354,7 +355,7 @@ export const recordFields = {
   add_to_physmap: { ...byDomain, space: 'input word', idx: 'input word', gfn: 'input hex', t: 'ignored any?' },
   remove_from_physmap: { ...byDomain, gfn: 'input hex', t: 'ignored any?' },
   dma: {
-    s: 'checked word',
+    s: 'ignored any?',
     bdf: 'input hex',
     addr: 'input hex',
     len: 'input word',

@@ -14,9 +14,6 @@ const PAGE_BYTES = 4096;
 const MMUEXT_COMMANDS = 5;
 /** xen: XENMEM_increase_reservation, XENMEM_decrease_reservation, XENMEM_populate_physmap. */
 const MEMORY_COMMANDS: readonly number[] = [0, 1, 6];
-/** An interrupted call: the recorder repeats it until it is done, and writes down the first only. */
-const ERESTART = -85;
-
 const counted: RecordRule<Batch> = {
   field: 'n',
   holds: ({ n, ops }) => n === ops.length,
@@ -50,7 +47,11 @@ const rules: { readonly [Kind in RecordKind]?: readonly RecordRule<Kind>[] } = {
   get_version: [alone],
   set_version: [alone],
   createdomain: [
-    { field: 'hap', holds: ({ hvm, hap }) => hvm !== 1 || hap === 1, expected: '1 with hvm: no shadow tables here' },
+    {
+      field: 'hap',
+      holds: ({ hvm, hap }) => hvm !== 1 || hap === 1,
+      expected: '1 with hvm: there are no shadow tables here',
+    },
     { field: 'gver', holds: ({ gver }) => gver === 1 || gver === 2, expected: '1 or 2' },
   ],
   populate: [
@@ -73,24 +74,6 @@ const rules: { readonly [Kind in RecordKind]?: readonly RecordRule<Kind>[] } = {
   memory_op: [
     { field: 'n', holds: (record) => record.n === record.in.length, expected: 'the number of items of "in"' },
     { field: 'cmd', holds: ({ cmd }) => MEMORY_COMMANDS.includes(cmd), expected: '0, 1 or 6' },
-  ],
-  dma: [
-    {
-      field: 'len',
-      holds: ({ len, cpu }) => len === cpu.length / 2,
-      expected: 'the number of bytes of "cpu"',
-    },
-    {
-      field: 'faults',
-      holds: ({ faultKnown, faults }) => faultKnown || faults === undefined,
-      expected: 'none where it is not known whether there was one',
-    },
-    {
-      field: 'written',
-      holds: ({ w, written, read_data_ok, mem }) =>
-        w === 1 || (written === undefined && read_data_ok === undefined && mem === undefined),
-      expected: 'nothing said of memory after a read',
-    },
   ],
   poke: [
     {
@@ -115,29 +98,4 @@ export interface BrokenRule {
 export function brokenRule(record: RecordedLine): BrokenRule | undefined {
   const found = rules[record.o] as readonly RecordRule<RecordKind>[] | undefined;
   return found?.find((rule) => !rule.holds(record as RecordOf<RecordKind>));
-}
-
-/** Numbers of hypercalls: one after another, so that a record that is missing, doubled or moved is noticed. */
-export class HypercallOrder {
-  #last: number | undefined;
-  #isRepeated = false;
-
-  /** What is wrong with the record's number, given those before it. */
-  next(record: RecordedLine): BrokenRule | undefined {
-    if (record.o === 'end') return this.#broken('seq', record.seq, this.#last);
-    if (!('s' in record)) return undefined;
-    const broken = this.#isRepeated && record.s > this.#last! ? undefined : this.#broken('s', record.s, this.#next());
-    this.#last = record.s;
-    this.#isRepeated = 'rc' in record && record.rc === ERESTART;
-    return broken;
-  }
-
-  #next(): number | undefined {
-    return this.#last === undefined ? undefined : this.#last + 1;
-  }
-
-  #broken(field: string, found: number | undefined, expected: number | undefined): BrokenRule | undefined {
-    if (expected === undefined || found === undefined || found === expected) return undefined;
-    return { field, expected: `${expected}: hypercalls are numbered one after another` };
-  }
 }

@@ -11,7 +11,7 @@ import {
   type RecordOf,
   recordFields,
 } from './record-fields.ts';
-import { brokenRule, HypercallOrder } from './record-rules.ts';
+import { brokenRule } from './record-rules.ts';
 
 /** The form of recordings that is understood: `config.recording`. */
 const RECORDING = 2;
@@ -58,7 +58,6 @@ function plainField(spec: FieldSpec): { readonly isOptional: boolean; readonly t
  */
 export function parseRecording(text: string, file: string, ending?: string): Recording {
   const records: RecordedLine[] = [];
-  const order = new HypercallOrder();
   let line = 0;
   for (let at = 0; at < text.length; ) {
     const end = text.indexOf('\n', at);
@@ -66,7 +65,7 @@ export function parseRecording(text: string, file: string, ending?: string): Rec
     if (end < 0 && ending !== undefined) throw new InputError('RECORDING_END', { file, line }, ending);
     const stop = end < 0 ? text.length : end;
     const place = { file, line };
-    const record = parseLine(text.slice(at, stop), place, order);
+    const record = parseLine(text.slice(at, stop), place);
     if (line === 1) checkConfig(record, place);
     else if (record.o === 'config') throw new InputError('RECORDING_KIND', place, 'a second config record');
     records.push(record);
@@ -78,7 +77,7 @@ export function parseRecording(text: string, file: string, ending?: string): Rec
   return { file, config: config as RecordOf<'config'>, records };
 }
 
-function parseLine(text: string, place: { file: string; line: number }, order: HypercallOrder): RecordedLine {
+function parseLine(text: string, place: { file: string; line: number }): RecordedLine {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -97,7 +96,7 @@ function parseLine(text: string, place: { file: string; line: number }, order: H
   // `iommu` is an object in the config and a list of descriptors everywhere else: each kind has its own table.
   checkFields(record, fields, place, record.o as string);
   const found = value as RecordedLine;
-  const broken = brokenRule(found) ?? order.next(found);
+  const broken = brokenRule(found);
   if (broken) {
     const { field, expected } = broken;
     throw fieldError(place, `${found.o}.${field}`, (found as unknown as Record<string, unknown>)[field], expected);

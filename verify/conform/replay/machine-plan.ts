@@ -150,13 +150,15 @@ export function domainOp(
   found: DomainRecord | undefined,
 ): CreateOp {
   const isHvm = record.hvm === 1;
+  const limit = (asked: number, given: number | undefined) => (asked < 0 ? (given ?? 0) : asked);
+  const maptrack = limit(record.max_maptrack_frames, found?.maxMaptrackFrames);
   return {
     op: 'create_domain',
     domain: record.id,
     kind: isHvm ? 'hvm' : 'pv',
     iommu: record.cdf_iommu === 1,
-    grantFrames: record.max_grant_frames,
-    maptrackFrames: Math.min(record.max_maptrack_frames, maptrackFrames(recording)),
+    grantFrames: limit(record.max_grant_frames, found?.maxGrantFrames),
+    maptrackFrames: Math.min(maptrack, maptrackFrames(recording)),
     grantVersion: record.gver as 1 | 2,
     ...(isHvm && record.sharept === 1 && record.cdf_iommu === 1 ? { sharedTables: true } : {}),
     ...(found && { memory: isHvm ? hvmMemory(found) : pvMemory(found, null), maxPages: found.maxPages }),

@@ -133,7 +133,7 @@ function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Obs
 
 function machineOf(recording: Recording): Hypervisor {
   try {
-    return new Hypervisor(machineOptions(recording, rulesOf(recording)));
+    return new Hypervisor(machineOptions(recording, rulesOf(recording).rules));
   } catch (error) {
     if (error instanceof RangeError || error instanceof TypeError) throw unbuildable(recording, error.message);
     throw error;
