@@ -100,7 +100,7 @@ export const ownFramesFollowTypes: Invariant = {
       for (let at = frames.nextOwned(domain, 0, frames.frames); at >= 0; ) {
         const isMapped = frames.type(at as Mfn) === FrameType.writable && !frames.isXenHeap(at as Mfn);
         const { rights } = driver.lookup(domain, at as number as Dfn);
-        // Without a reference it is on its way out, unmapped and not flushed; or lost, as devices could not be kept from it.
+        // Without a reference it waits for a flush, unmapped, or is lost: devices could not be kept from it.
         const isThere = frames.references(at as Mfn) > 0 || frames.isXenHeap(at as Mfn);
         if (isThere && rights !== (isMapped ? 3 : 0)) {
           broken.push(`domain ${domain} frame ${at}: type ${frames.type(at as Mfn)}, device rights ${rights}`);
