@@ -98,11 +98,11 @@ export const ownFramesFollowTypes: Invariant = {
       if (!grantView.syncOwnFrames || state === 'dying') return [];
       const broken: string[] = [];
       for (let at = frames.nextOwned(domain, 0, frames.frames); at >= 0; ) {
-        // Without a reference it is on its way out: held back until it is flushed, and mapped no more.
-        const isThere = frames.references(at as Mfn) > 0 && !frames.isXenHeap(at as Mfn);
-        const isMapped = isThere && frames.type(at as Mfn) === FrameType.writable;
+        const isMapped = frames.type(at as Mfn) === FrameType.writable && !frames.isXenHeap(at as Mfn);
         const { rights } = driver.lookup(domain, at as number as Dfn);
-        if (rights !== (isMapped ? 3 : 0)) {
+        // Without a reference it waits for a flush, unmapped, or is lost: devices could not be kept from it.
+        const isThere = frames.references(at as Mfn) > 0 || frames.isXenHeap(at as Mfn);
+        if (isThere && rights !== (isMapped ? 3 : 0)) {
           broken.push(`domain ${domain} frame ${at}: type ${frames.type(at as Mfn)}, device rights ${rights}`);
         }
         at = frames.nextOwned(domain, at + 1, frames.frames);
