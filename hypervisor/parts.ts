@@ -49,7 +49,7 @@ export interface Parts {
 export function makeParts(config: MachineConfig): Parts {
   const { domains, vcpus } = config;
   // Most of a large machine's words: a record of each frame, and per domain the handles on it and active entries.
-  const perFrame = (config.frames + config.hypervisorFrames) * (6 + 2 * domains);
+  const perFrame = (config.frames + config.hypervisorFrames) * (8 + 2 * domains);
   const heap = new Heap(perFrame + domains * config.grants.grantFrames * ACTIVE_WORDS + SMALL_PARTS_WORDS);
   const clock = new Clock(heap);
   const frames = new FrameTable(heap, {
