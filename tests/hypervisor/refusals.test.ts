@@ -6,17 +6,19 @@ import { GNTMAP, GTF, grantStatusName } from '../../grant/index.ts';
 import {
   batchEffects,
   errnoName,
+  fork,
   type Hypervisor,
   inspect,
   type Op,
   type OpResult,
+  Progress,
   PV_WINDOW_BASE,
   type RefusedEffect,
   refusedEffects,
   StatePart,
 } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
-import type { Domid } from '../../machine/ids.ts';
+import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { type Draw, drawArbitrary, mixedMachine, mixedVariants, opOf } from '../../verify/index.ts';
 import { doAndTell } from './cut-batches.ts';
 
@@ -116,6 +118,22 @@ interface Script {
   readonly part: StatePart;
   /** Operations, the last of which is refused. */
   readonly ops: (machine: Hypervisor) => readonly Op[];
+  /** What another virtual CPU does meanwhile, as soon as something is so. */
+  readonly meanwhile?: { readonly op: Op; readonly when: (machine: Hypervisor) => boolean };
+}
+
+/** An operation in micro-steps, another in between. */
+function interrupted(machine: Hypervisor, op: Op, { op: other, when }: NonNullable<Script['meanwhile']>): OpResult {
+  const vcpu = machine.begin(op as Extract<Op, { op: 'transfer' }>) as Vcpu;
+  for (let isOver = false; ; ) {
+    if (!isOver && when(machine)) {
+      machine.step(other);
+      isOver = true;
+    }
+    const progress = machine.microStep(vcpu);
+    if (progress === Progress.done) return machine.finish(vcpu);
+    if (progress === Progress.blocked) for (const unit of machine.units) while (unit.step());
+  }
 }
 
 const nameOf = ({ operation, when }: RefusedEffect) => `${operation}: ${when}`;
@@ -210,6 +228,17 @@ const scripts: Readonly<Record<string, Script>> = {
       { op: 'transfer', domain: 1, elements: [{ frame: first(machine, 1), domain: 2, ref: 9 }] },
     ],
   },
+  'transfer: the target changed the version of its table after its entry had accepted, or died': {
+    part: 'frameType',
+    ops: (machine) => [
+      { op: 'grant_write', domain: 3, ref: 8, flags: GTF.accept_transfer, grantee: 1, frame: 0 },
+      { op: 'transfer', domain: 1, elements: [{ frame: first(machine, 1), domain: 3, ref: 8 }] },
+    ],
+    meanwhile: {
+      op: { op: 'set_version', vcpu: 1, domain: 3, version: 2 },
+      when: ({ parts: { grants } }) => (grants.sharedFlags(3 as Domid, 8) & GTF.transfer_committed) !== 0,
+    },
+  },
   'pin_table: nothing needed the frame’s type, and what the frame holds is no table': {
     part: 'frameType',
     ops: (machine) => [
@@ -280,14 +309,16 @@ describe('a refused operation', () => {
   });
 
   it.each(refusedEffects.map((row) => [nameOf(row), row] as const))('%s, as the table says', (name, row) => {
-    const { part, ops } = scripts[name]!;
+    const { part, ops, meanwhile } = scripts[name]!;
     expect(row.parts).toContain(part);
     const machine = mixedMachine();
     const made = ops(machine);
     for (const op of made.slice(0, -1)) machine.step(op);
-    const before = facets(machine);
+    const other = fork(machine);
+    if (meanwhile) other.step(meanwhile.op);
+    const before = facets(other);
     const last = made.at(-1)!;
-    const refused = refusals(last, machine.step(last))!;
+    const refused = refusals(last, meanwhile ? interrupted(machine, last, meanwhile) : machine.step(last))!;
     expect(row.refusals).toContain(refused[0]);
     const changed = differences(before, facets(machine));
     expect(changed.map((name) => name.split(' ')[0])).toContain(part);
