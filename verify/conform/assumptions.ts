@@ -1,5 +1,5 @@
-// What a recording says of its machine that the model takes for granted, or that the recording says twice. One that says
-// otherwise is refused; what the model passes over is counted as not compared.
+// What a recording says of its machine that the model takes for granted, or that the recording says twice. One that
+// says otherwise is refused; what the model passes over is counted as not compared.
 
 import type { RulesName } from '../../hypervisor/index.ts';
 import { InputError } from '../../machine/errors.ts';

@@ -1,5 +1,5 @@
-// The state around a disagreement, limited to what the operation names: for each kind of record, and for each field that
-// names something of its own.
+// The state around a disagreement, limited to what the operation names: for each kind of record, and for each field
+// that names something of its own.
 
 import type { ElementOf, RecordedLine, RecordKind, RecordOf } from './recording/record-fields.ts';
 import { sbdfOf, wideOf } from './replay/hex-value.ts';
@@ -27,7 +27,7 @@ const explainDevice = (probe: MachineProbe, { bdf, dom }: RecordOf<'assign' | 'd
 const explainAddress = (probe: MachineProbe, { d, va }: RecordOf<'update_va_mapping' | 'unmap_own'>) =>
   aboutAddress(probe, d, va);
 
-/** What each kind of record names: entries, pins, handles, frames, gfns, devices. Of batches as few elements as given. */
+/** What each kind of record names: entries, pins, handles, frames, gfns, devices. */
 const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   createdomain: (probe, { id }) => [aboutDomain(probe, id)],
   populate: (probe, { id, in: list }) => [aboutDomain(probe, id), ...aboutPlaces(probe, id, list ?? [])],

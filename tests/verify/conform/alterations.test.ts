@@ -1,5 +1,5 @@
-// Recordings with each compared field of each kind of record altered somewhere, replayed: all of it is noticed, where it
-// is, nothing else is, and each disagreement comes with the state around it.
+// Recordings with each compared field of each kind of record altered somewhere, replayed: all of it is noticed, where
+// it is, nothing else is, and each disagreement comes with the state around it.
 
 import { expect, test } from 'vitest';
 import { conformRecording } from '../../../verify/conform/index.ts';

@@ -1,4 +1,4 @@
-// What must hold between the fields of a record, beyond the type of each: where two fields say the same, both are right.
+// What must hold between the fields of a record, beyond the type of each: where two say the same, both are right.
 
 import type { RecordedLine, RecordKind, RecordOf } from './record-fields.ts';
 
