@@ -126,7 +126,8 @@ export class FrameTable {
     this.#heap.write(record + OWNER, owner | ALLOCATED | HELD | (options?.xenHeap ? XEN_HEAP : 0));
     this.#heap.write(record + REFERENCES, 1);
     if (!options?.xenHeap) this.#countOwned(owner, 1);
-    else if (this.#keepsFreed) this.clearContents(frame as Mfn);
+    // Its own pages the hypervisor clears when they are given back.
+    else if (this.#keepsFreed && frame < this.ram) this.clearContents(frame as Mfn);
     return frame as Mfn;
   }
 

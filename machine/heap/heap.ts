@@ -17,8 +17,8 @@ const BLOCK_WORDS = 1 << BLOCK_SHIFT;
 const BLOCK_MASK = BLOCK_WORDS - 1;
 /** A machine has fewer words than this of either kind, so that every address is a small integer of the engine. */
 const WORDS_MAX = 2 ** 31;
-/** Blocks that may be adopted before the list of them has to grow. */
-const ADOPTED_ROOM = 64;
+/** Blocks that may come before the list of them has to grow. */
+const BLOCKS_ROOM = 64;
 /** In the undo log: the word lies in a block. */
 const IN_BLOCK = 0x80000000 | 0;
 
@@ -85,9 +85,11 @@ export class Heap {
       throw new RangeError(`machine too large: ${blocks} blocks of ${name} do not fit`);
     this.#blockCount += blocks;
     const from = this.blocks.length;
-    // Grown at once, with room behind them for blocks that are adopted later.
-    this.blocks.length = Math.max(from, this.#blockCount + ADOPTED_ROOM);
-    this.blocks.fill(zeros, from);
+    if (this.#blockCount > from) {
+      // Grown at once, with room behind them for blocks that come later.
+      this.blocks.length = this.#blockCount + BLOCKS_ROOM;
+      this.blocks.fill(zeros, from);
+    }
     return this.#add({
       name,
       index: this.#segments.length,

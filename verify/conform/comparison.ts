@@ -38,6 +38,8 @@ function comparedFields(kind: string, table: FieldTable): ComparedField[] {
   });
 }
 
+const NONE: Observation = {};
+
 type Report = (counter: string, field: string, expected: Observed, got: Observed) => void;
 
 /** Compares an observation with the record of `kind` in `line`, and counts. */
@@ -51,7 +53,8 @@ export class Comparison {
     this.#describe = describe;
   }
 
-  compare(line: number, kind: string, record: Observation, observed: Observation): void {
+  /** @param effects what the operation did beside its results; a field is looked for here first */
+  compare(line: number, kind: string, record: Observation, observed: Observation, effects: Observation = NONE): void {
     const { fields, elements } = kinds.get(kind)!;
     const report: Report = (counter, field, expected, got) => {
       const disagreement = { line, op: kind, field, expected, got };
@@ -59,9 +62,11 @@ export class Comparison {
       this.#describe?.(disagreement);
     };
     for (const field of fields) {
-      const got = observed[field.name];
-      if (got !== undefined || field.name in observed) this.#field(field, field.name, record[field.name], got, report);
-      else if (record[field.name] !== undefined) this.#tally.skip(field.counter);
+      const { name } = field;
+      const effect = effects[name];
+      const got = effect === undefined ? observed[name] : effect;
+      if (got !== undefined || name in observed) this.#field(field, name, record[name], got, report);
+      else if (record[name] !== undefined) this.#tally.skip(field.counter);
     }
     if (elements.length === 0) return;
     const recorded = record.ops as readonly Observation[];

@@ -76,7 +76,19 @@ export class ContentWatch {
     return changes;
   }
 
-  #changeOf({ domain, name, frame, before }: WatchedFrame): Content | null {
+  #changeOf(watched: WatchedFrame): Content | null {
+    const changed = this.#changedBytes(watched);
+    if (changed === null) return null;
+    const { domain, name, frame, before } = watched;
+    const [first, last] = changed;
+    const words = this.#probe.words(frame);
+    before.set(words);
+    const shown = bytesHex(this.#probe.bytes(frame), first, Math.min(last + 1, first + SHOWN_BYTES));
+    return [domain, name, first, last, shown, contentHash(words)];
+  }
+
+  /** First and last byte that differ from what was there before; null: none do. */
+  #changedBytes({ frame, before }: WatchedFrame): readonly [first: number, last: number] | null {
     const words = this.#probe.words(frame);
     let from = 0;
     while (from < words.length && words[from] === before[from]) from += 1;
@@ -88,9 +100,7 @@ export class ContentWatch {
     let [first, last] = [from * 4, to * 4 + 3];
     while (bytes[first] === old[first]) first += 1;
     while (bytes[last] === old[last]) last -= 1;
-    before.set(words);
-    const shown = bytesHex(bytes, first, Math.min(last + 1, first + SHOWN_BYTES));
-    return [domain, name, first, last, shown, contentHash(words)];
+    return [first, last];
   }
 
   /**
@@ -123,7 +133,8 @@ export class ContentWatch {
       this.#known.delete(frame);
       return false;
     }
-    store(frame, 0, bytesHex(new Uint8Array(watched.before.buffer)));
+    const changed = this.#changedBytes(watched);
+    if (changed) store(frame, changed[0], bytesHex(new Uint8Array(watched.before.buffer), changed[0], changed[1] + 1));
     if (entry) store(frame, entry[2], entry[4]);
     this.accept(frame);
     return this.#known.has(frame);

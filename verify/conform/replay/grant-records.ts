@@ -103,15 +103,11 @@ function statusFramesMapped(records: readonly RecordedLine[], at: number, domain
 
 function copyElement(element: ElementOf<'copy'>): CopyElementInput {
   const { sg, s, sdom, soff, dg, dd, ddom, doff, len, flags } = element;
-  const end = (isRef: number, place: `0x${string}`) =>
-    isRef === 1 ? { ref: Number(place) } : { frame: wideOf(place) };
-  return {
-    source: { ...end(sg, s), domain: sdom, offset: soff },
-    destination: { ...end(dg, dd), domain: ddom, offset: doff },
-    length: len,
-    flags,
-  };
+  return { source: copyEnd(sg, s, sdom, soff), destination: copyEnd(dg, dd, ddom, doff), length: len, flags };
 }
+
+const copyEnd = (isRef: number, place: `0x${string}`, domain: number, offset: number): CopyElementInput['source'] =>
+  isRef === 1 ? { ref: Number(place), domain, offset } : { frame: wideOf(place), domain, offset };
 
 /** The frame that one end of a copy is, found as Xen finds it; null where there is none. */
 function frameOfEnd(context: ReplayContext, caller: number, isRef: number, place: string, domain: number) {

@@ -110,17 +110,17 @@ export class Replay implements ReplayContext {
     this.#failure = undefined;
     const replayed = handler(this, record, at);
     if (!replayed) this.tally.skip(record.o);
-    const observed = this.#withSideEffects(replayed?.observed, record);
-    this.#comparison.compare(at + 1, record.o, recordedSide(record, replayed), observed);
+    const observed = replayed?.observed ?? {};
+    this.#comparison.compare(at + 1, record.o, recordedSide(record, replayed), observed, this.#effects(record));
     if (this.#failure !== undefined) this.#comparison.refuse(at + 1, record.o, this.#failure);
   }
 
-  /** Also what the operation submitted to the unit, and which grant entries it changed. */
-  #withSideEffects(observed: Observation | undefined, record: { readonly o: string }): Observation {
+  /** What the operation submitted to the unit, and which grant entries it changed. */
+  #effects(record: { readonly o: string }): Observation {
     const iommu = this.#tap.take();
     // The recorder looked at the entries after each grant hypercall, and when a domain was destroyed.
     const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
-    return looksAtEntries ? { ...observed, iommu, gt: this.entries.changes() } : { ...observed, iommu };
+    return looksAtEntries ? { iommu, gt: this.entries.changes() } : { iommu };
   }
 }
 
@@ -128,7 +128,7 @@ export class Replay implements ReplayContext {
 function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Observation {
   const whole = record as unknown as Observation;
   if (!replayed) return { iommu: whole.iommu };
-  return replayed.recorded ? Object.assign(Object.create(whole), replayed.recorded) : whole;
+  return replayed.recorded ? { ...whole, ...replayed.recorded } : whole;
 }
 
 function machineOf(recording: Recording): Hypervisor {
