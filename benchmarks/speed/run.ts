@@ -13,7 +13,7 @@ const cases: readonly SpeedCase[] = [...baselines, ...grantPairs, ...translation
 
 async function measure(of: SpeedCase): Promise<SpeedResult> {
   const { run, bytesPerItem } = await of.prepare();
-  const bench = new Bench({ time: 1000, warmupTime: 500, iterations: 3, warmupIterations: 2 });
+  const bench = new Bench({ time: 1500, warmupTime: 2000, iterations: 3, warmupIterations: 2 });
   bench.add(of.name, run);
   const [task] = await bench.run();
   const result = task?.result;

@@ -53,8 +53,19 @@ export class Comparison {
     this.#describe = describe;
   }
 
-  /** @param effects what the operation did beside its results; a field is looked for here first */
-  compare(line: number, kind: string, record: Observation, observed: Observation, effects: Observation = NONE): void {
+  /**
+   * @param observed the operation's results
+   * @param effects what it did beside them
+   * @param rest what is left of fields of the record of which a part was adopted
+   */
+  compare(
+    line: number,
+    kind: string,
+    record: Observation,
+    observed: Observation,
+    effects: Observation = NONE,
+    rest: Observation = NONE,
+  ): void {
     const { fields, elements } = kinds.get(kind)!;
     const report: Report = (counter, field, expected, got) => {
       const disagreement = { line, op: kind, field, expected, got };
@@ -63,10 +74,10 @@ export class Comparison {
     };
     for (const field of fields) {
       const { name } = field;
-      const effect = effects[name];
-      const got = effect === undefined ? observed[name] : effect;
-      if (got !== undefined || name in observed) this.#field(field, name, record[name], got, report);
-      else if (record[name] !== undefined) this.#tally.skip(field.counter);
+      const expected = rest[name] ?? record[name];
+      const got = effects[name] ?? observed[name];
+      if (got !== undefined || name in observed) this.#field(field, name, expected, got, report);
+      else if (expected !== undefined) this.#tally.skip(field.counter);
     }
     if (elements.length === 0) return;
     const recorded = record.ops as readonly Observation[];

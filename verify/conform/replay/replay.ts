@@ -5,7 +5,7 @@ import { InputError } from '../../../machine/errors.ts';
 import type { Mark } from '../../../machine/heap/heap.ts';
 import { checkAssumptions, rulesOf } from '../assumptions.ts';
 import type { Comparison, Observation } from '../comparison.ts';
-import type { RecordedLine, RecordKind } from '../recording/record-fields.ts';
+import type { RecordKind } from '../recording/record-fields.ts';
 import type { Recording } from '../recording/recording.ts';
 import type { Tally } from '../tally.ts';
 import { ContentWatch } from './content-watch.ts';
@@ -110,8 +110,11 @@ export class Replay implements ReplayContext {
     this.#failure = undefined;
     const replayed = handler(this, record, at);
     if (!replayed) this.tally.skip(record.o);
-    const observed = replayed?.observed ?? {};
-    this.#comparison.compare(at + 1, record.o, recordedSide(record, replayed), observed, this.#effects(record));
+    const whole = record as unknown as Observation;
+    // Of what is not replayed, that nothing reached the unit is all that can be compared.
+    const recorded = replayed ? whole : { iommu: whole.iommu };
+    const effects = this.#effects(record);
+    this.#comparison.compare(at + 1, record.o, recorded, replayed?.observed ?? {}, effects, replayed?.recorded);
     if (this.#failure !== undefined) this.#comparison.refuse(at + 1, record.o, this.#failure);
   }
 
@@ -122,13 +125,6 @@ export class Replay implements ReplayContext {
     const looksAtEntries = 'ops' in record || record.o === 'destroydomain';
     return looksAtEntries ? { iommu, gt: this.entries.changes() } : { iommu };
   }
-}
-
-/** What there is to compare: of a record that is only prepared for others, what it submitted. */
-function recordedSide(record: RecordedLine, replayed: Replayed | undefined): Observation {
-  const whole = record as unknown as Observation;
-  if (!replayed) return { iommu: whole.iommu };
-  return replayed.recorded ? { ...whole, ...replayed.recorded } : whole;
 }
 
 function machineOf(recording: Recording): Hypervisor {
