@@ -6,5 +6,7 @@ export default defineConfig({
     setupFiles: ['tests/seed.ts'],
     testTimeout: 60_000,
     maxWorkers: 2,
+    // No module keeps state between tests, so that files can share what they import.
+    isolate: false,
   },
 });
