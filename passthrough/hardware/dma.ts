@@ -90,12 +90,17 @@ export class DmaInFlight {
 
   all(): TranslatedAccess[] {
     const found: TranslatedAccess[] = [];
-    if (this.#heap.words[this.#count]! === 0) return found;
+    if (this.isEmpty) return found;
     for (let slot = 0; slot < this.slots; slot += 1) {
       const access = this.get(slot);
       if (access) found.push(access);
     }
     return found;
+  }
+
+  /** Whether no translated access waits to be performed. */
+  get isEmpty(): boolean {
+    return this.#heap.words[this.#count]! === 0;
   }
 
   /** Whether an IOTLB invalidation with these drains must wait for a translated access of its scope. */
@@ -105,7 +110,6 @@ export class DmaInFlight {
     drainReads: boolean,
     drainWrites: boolean,
   ): boolean {
-    if (this.#heap.words[this.#count]! === 0) return false;
     const first = alignDown(scope.dfn, scope.order);
     return this.all().some((access) => {
       if (access.unit !== unit || !(access.access === Access.read ? drainReads : drainWrites)) return false;

@@ -267,16 +267,17 @@ export class VtdUnit {
    * False when there is nothing to do, or a drain has to wait.
    */
   step(): boolean {
-    if (this.#own[HELD] !== 0) {
+    const own = this.#own;
+    if (own[HELD] !== 0) {
       if (this.#drainBlocks()) return false;
       this.#complete();
       return true;
     }
-    if (this.#registerCommandPending()) {
+    if (own[COMMANDS] !== 0) {
       this.#fetchRegisterCommand();
       return true;
     }
-    if (!this.queueEnabled || this.queued === 0 || this.faults.queueStopped) return false;
+    if (own[HEAD] === own[TAIL] || !this.queueEnabled || this.faults.queueStopped) return false;
     this.#fetchDescriptor();
     return true;
   }
@@ -378,6 +379,7 @@ export class VtdUnit {
   }
 
   #drainBlocks(): boolean {
+    if (this.#dma.isEmpty) return false;
     const low = this.#held(0);
     if ((low & 0xf) !== DescriptorType.iotlb) return false;
     const drainReads = (low & DRAIN_READS) !== 0 && this.capabilities.drainReads;
@@ -392,13 +394,14 @@ export class VtdUnit {
   }
 
   #complete(): void {
-    const low = this.#held(0);
+    const own = this.#own;
+    const low = own[HELD_WORDS]!;
     const granularity = (low >>> 4) & 3;
     if ((low & 0xf) === DescriptorType.context) {
-      this.caches.invalidateContext(granularity, low >>> 16, this.#held(1) & 0xffff, (this.#held(1) >>> 16) & 3);
+      this.caches.invalidateContext(granularity, low >>> 16, own[HELD_WORDS + 1]! & 0xffff, (own[HELD_WORDS + 1]! >>> 16) & 3);
       this.#count(0);
     } else {
-      const second = this.#held(2);
+      const second = own[HELD_WORDS + 2]!;
       this.caches.invalidateIotlb(granularity, low >>> 16, this.#heldDfn(), second & 0x3f, (second & HINT) !== 0);
       this.#count(granularity);
     }
