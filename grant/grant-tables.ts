@@ -2,7 +2,7 @@
 // and per mapper the number of live mappings of each frame.
 
 import { HypervisorBug } from '../machine/errors.ts';
-import type { Mfn } from '../machine/frame-number.ts';
+import { type Mfn, PAGE_SIZE } from '../machine/frame-number.ts';
 import type { FrameTable } from '../machine/frame-table.ts';
 import type { Heap } from '../machine/heap/heap.ts';
 import type { Domid } from '../machine/ids.ts';
@@ -18,7 +18,7 @@ const KIND = TYPE | GTF.sub_page;
 const PINS = 0;
 const MAPPER = 1;
 const FRAME = 2;
-/** Bytes of the frame that may be copied: bit 31 set, length (30:15), offset (14:0). 0: the whole frame. */
+/** Bytes that may be copied: bit 31 set, length (30:15), offset (14:0: Xen has no more of it). 0: the whole frame. */
 const RANGE = 3;
 /** Whose the frame is, if it came by way of a transitive entry: bit 31 set, the next domain. 0: the granter's own. */
 const SOURCE = 4;
@@ -28,12 +28,6 @@ const GIVEN = 0x80000000;
 
 const READERS = 0;
 const WRITERS = 1;
-
-/** Bytes of a frame: first, and how many. */
-export interface ByteRange {
-  readonly offset: number;
-  readonly length: number;
-}
 
 interface DomainUse {
   readonly maptrack: Maptrack;
@@ -108,17 +102,24 @@ export class GrantTables extends SharedTables {
     return this.heap.words[this.#active(domain, ref) + FRAME]! as Mfn;
   }
 
-  /** The bytes that an entry in use grants; null: the whole frame. */
-  activeRange(domain: Domid, ref: number): ByteRange | null {
-    const range = this.heap.words[this.#active(domain, ref) + RANGE]!;
-    return range === 0 ? null : { offset: range & 0x7fff, length: (range >>> 15) & 0xffff };
+  /** The first byte of the frame that an entry in use grants, and how many. */
+  activeOffset(domain: Domid, ref: number): number {
+    return this.heap.words[this.#active(domain, ref) + RANGE]! & 0x7fff;
   }
 
-  /** The next domain and ref of a transitive entry in use; null: its own domain grants. */
-  activeSource(domain: Domid, ref: number): { readonly domain: Domid; readonly ref: number } | null {
-    const active = this.#active(domain, ref);
-    const source = this.heap.words[active + SOURCE]!;
-    return source === 0 ? null : { domain: (source & 0xffff) as Domid, ref: this.heap.words[active + SOURCE_REF]! };
+  activeLength(domain: Domid, ref: number): number {
+    const range = this.heap.words[this.#active(domain, ref) + RANGE]!;
+    return range === 0 ? PAGE_SIZE : (range >>> 15) & 0xffff;
+  }
+
+  /** The next domain of a transitive entry in use, and the ref there; -1: its own domain grants. */
+  sourceDomain(domain: Domid, ref: number): Domid | -1 {
+    const source = this.heap.words[this.#active(domain, ref) + SOURCE]!;
+    return source === 0 ? -1 : ((source & 0xffff) as Domid);
+  }
+
+  sourceRef(domain: Domid, ref: number): number {
+    return this.heap.words[this.#active(domain, ref) + SOURCE_REF]!;
   }
 
   /** Whether an entry in use is one of version 2 that only copies may use. xen: act->is_sub_page. */
@@ -132,17 +133,16 @@ export class GrantTables extends SharedTables {
     this.heap.write3(this.#active(domain, ref), pins, mapper, frame);
   }
 
-  /** Limits an active entry to what its sub-page or transitive entry says. */
-  limit(
-    domain: Domid,
-    ref: number,
-    range: ByteRange | null,
-    source: { readonly domain: Domid; readonly ref: number } | null,
-  ): void {
-    const active = this.#active(domain, ref);
-    const bytes = range ? (GIVEN | (range.length << 15) | (range.offset & 0x7fff)) >>> 0 : 0;
-    this.heap.write3(active + RANGE, bytes, source ? (GIVEN | source.domain) >>> 0 : 0, source?.ref ?? 0);
-    if (range || source) this.countV2Use(domain, 1);
+  /** Limits an active entry to the bytes that its sub-page says. */
+  limit(domain: Domid, ref: number, offset: number, length: number): void {
+    this.heap.write(this.#active(domain, ref) + RANGE, (GIVEN | (length << 15) | (offset & 0x7fff)) >>> 0);
+    this.countV2Use(domain, 1);
+  }
+
+  /** Limits it to what another domain's entry grants, by way of which it came. */
+  limitTo(domain: Domid, ref: number, offset: number, length: number, source: Domid, sourceRef: number): void {
+    this.limit(domain, ref, offset, length);
+    this.heap.write2(this.#active(domain, ref) + SOURCE, (GIVEN | source) >>> 0, sourceRef);
   }
 
   /** Drops pins, then clears the usage bits that no pin stands behind. xen: reduce_status_for_pin. */

@@ -1,7 +1,7 @@
 // The subpath `xen-passthrough-model/grant`: what guests share.
 
 export { CopyClaims } from './copy-claims.ts';
-export { type ByteRange, GrantTables } from './grant-tables.ts';
+export { GrantTables } from './grant-tables.ts';
 export {
   CopyElement,
   CopyEndWords,

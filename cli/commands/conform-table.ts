@@ -79,7 +79,7 @@ function disagreementLines({ conformance, explanations }: ConformedRecording, fi
       ...(explanations.get(disagreement) ?? []).map((line) => styled(io, 'dim', `    ${line}`)),
     ]),
     ...(left > 0
-      ? [styled(io, 'dim', `${printable(basename(file))}: ${count(left)} more (--first ${count(left)})`)]
+      ? [styled(io, 'dim', `${printable(basename(file))}: ${count(left)} more (--first ${disagreements.length})`)]
       : []),
     '',
   ];

@@ -3,7 +3,6 @@
 
 import type { Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
-import type { ByteRange } from '../grant-tables.ts';
 import { ANY_PIN, GTF, hasWritePins, Pin, pinsAreFull } from '../layouts.ts';
 import { badFrameStatus } from '../rules.ts';
 import { GrantStatus } from '../status.ts';
@@ -14,10 +13,11 @@ export const RETRY = 1;
 
 const { type_mask: TYPE, transitive: TRANSITIVE, sub_page: SUB_PAGE } = GTF;
 
-/** What was acquired: a frame with one reference, and the bytes of it that may be used (null: all). */
+/** What was acquired: a frame with one reference, and the bytes of it that may be used. */
 export interface Acquired {
   frame: Mfn;
-  range: ByteRange | null;
+  offset: number;
+  length: number;
 }
 
 /**
@@ -72,29 +72,26 @@ function follow(
 ): GrantStatus | typeof RETRY {
   const { tables } = context;
   if (!mayFollow) return GrantStatus.general_error;
-  const next = { domain: (tables.shared(granter, ref, 1) & 0xffff) as Domid, ref: tables.shared(granter, ref, 2) };
-  if (next.domain === granter || context.domain(next.domain) === null) return GrantStatus.general_error;
-  const status = acquire(context, vcpu, next.domain, next.ref, granter, readOnly, false, out);
+  const next = (tables.shared(granter, ref, 1) & 0xffff) as Domid;
+  const nextRef = tables.shared(granter, ref, 2);
+  if (next === granter || context.domain(next) === null) return GrantStatus.general_error;
+  const status = acquire(context, vcpu, next, nextRef, granter, readOnly, false, out);
   if (status !== GrantStatus.okay) return status;
   if (tables.pins(granter, ref) === 0) {
     tables.activate(granter, ref, 0, mapper, out.frame);
-    tables.limit(granter, ref, out.range ?? { offset: 0, length: 4096 }, next);
+    tables.limitTo(granter, ref, out.offset, out.length, next, nextRef);
     return GrantStatus.okay;
   }
-  const source = tables.activeSource(granter, ref);
   const isSame =
-    source?.domain === next.domain &&
-    source.ref === next.ref &&
+    tables.sourceDomain(granter, ref) === next &&
+    tables.sourceRef(granter, ref) === nextRef &&
     tables.activeFrame(granter, ref) === out.frame &&
-    isSameRange(tables.activeRange(granter, ref), out.range);
+    tables.activeOffset(granter, ref) === out.offset &&
+    tables.activeLength(granter, ref) === out.length;
   if (isSame) return GrantStatus.okay;
-  releaseEntry(context, next.domain, next.ref, readOnly);
+  releaseEntry(context, next, nextRef, readOnly);
   context.ports.pages.drop(vcpu, out.frame, 1, 0);
   return RETRY;
-}
-
-function isSameRange(a: ByteRange | null, b: ByteRange | null): boolean {
-  return (a?.offset ?? 0) === (b?.offset ?? 0) && (a?.length ?? 4096) === (b?.length ?? 4096);
 }
 
 /** The first use of an entry, or its first writable one: what the entry says counts. */
@@ -112,22 +109,23 @@ function lookUp(
   const frame = found as Mfn;
   const isPart = tables.version(granter) === 2 && (tables.sharedFlags(granter, ref) & SUB_PAGE) !== 0;
   const bytes = isPart ? tables.shared(granter, ref, 1) : 0;
-  const range = isPart ? { offset: bytes & 0xffff, length: bytes >>> 16 } : null;
+  const offset = bytes & 0xffff;
+  const length = bytes >>> 16;
   if (tables.pins(granter, ref) !== 0) {
     // The entry may have been rewritten since its first use. xen: XSA-500.
     const isOther =
       tables.activeFrame(granter, ref) !== frame ||
-      tables.activeSource(granter, ref) !== null ||
-      (tables.isPartial(granter, ref) && !(isPart && isSameRange(tables.activeRange(granter, ref), range)));
+      tables.sourceDomain(granter, ref) >= 0 ||
+      (tables.isPartial(granter, ref) &&
+        !(isPart && tables.activeOffset(granter, ref) === offset && tables.activeLength(granter, ref) === length));
     if (isOther) return GrantStatus.general_error;
   }
   if (!context.ports.pages.take(vcpu, frame, 1, 0)) return badFrameStatus(context.rules);
   if (tables.pins(granter, ref) === 0) {
     tables.activate(granter, ref, 0, mapper, frame);
-    if (range) tables.limit(granter, ref, range, null);
+    if (isPart) tables.limit(granter, ref, offset, length);
   }
-  out.frame = frame;
-  out.range = tables.activeRange(granter, ref);
+  tell(context, granter, ref, out);
   return GrantStatus.okay;
 }
 
@@ -137,15 +135,21 @@ function takeUsed(context: GrantContext, vcpu: Vcpu, granter: Domid, ref: number
   const frame = tables.activeFrame(granter, ref);
   if (context.frames.owner(frame) !== granter || context.domain(granter)!.dying) return GrantStatus.bad_domain;
   if (!context.ports.pages.take(vcpu, frame, 1, 0)) return GrantStatus.bad_domain;
-  out.frame = frame;
-  out.range = tables.activeRange(granter, ref);
+  tell(context, granter, ref, out);
   return GrantStatus.okay;
+}
+
+function tell({ tables }: GrantContext, granter: Domid, ref: number, out: Acquired): void {
+  out.frame = tables.activeFrame(granter, ref);
+  out.offset = tables.activeOffset(granter, ref);
+  out.length = tables.activeLength(granter, ref);
 }
 
 /** Ends what {@link acquire} began, but for the reference to the frame. */
 export function releaseEntry(context: GrantContext, granter: Domid, ref: number, readOnly: boolean): void {
   const { tables } = context;
-  const next = tables.activeSource(granter, ref);
+  const next = tables.sourceDomain(granter, ref);
+  const nextRef = tables.sourceRef(granter, ref);
   tables.dropPins(granter, ref, readOnly ? Pin.hostRead.one : Pin.hostWrite.one, readOnly);
-  if (next) releaseEntry(context, next.domain, next.ref, readOnly);
+  if (next >= 0) releaseEntry(context, next as Domid, nextRef, readOnly);
 }

@@ -18,7 +18,13 @@ const Phase = { claim: 0, claimFlush: 1, move: 2, releaseFlush: 3, end: 4 } as c
 
 const { index: INDEX, domain: DOMAIN, result: RESULT } = Pending;
 
-const acquired: Acquired = { frame: 0 as Mfn, range: null };
+const acquired: Acquired = { frame: 0 as Mfn, offset: 0, length: 0 };
+
+/** The ends of an element: where its words are, where its claim is, and the flag that says it is by a ref. */
+const ENDS = [
+  { words: CopyElement.source, of: SOURCE_CLAIM, byRefFlag: GNTCOPY.source_gref },
+  { words: CopyElement.destination, of: DESTINATION_CLAIM, byRefFlag: GNTCOPY.dest_gref },
+] as const;
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepCopy(context: GrantContext, vcpu: Vcpu, phase: number): number {
@@ -78,23 +84,19 @@ function claimBoth(
 ): GrantStatus | typeof RETRY {
   const flags = record[element + CopyElement.lengthAndFlags]! >>> 16;
   const caller = record[DOMAIN]! as Domid;
-  const ends = [
-    { at: element + CopyElement.source, of: SOURCE_CLAIM, byRef: (flags & GNTCOPY.source_gref) !== 0 },
-    { at: element + CopyElement.destination, of: DESTINATION_CLAIM, byRef: (flags & GNTCOPY.dest_gref) !== 0 },
-  ];
   const claims = context.claims.of(vcpu);
-  const domid = (at: number) => record[at + CopyEndWords.domainAndOffset]! & 0xffff;
-  const isChanged = ends.some(({ at, of }) => claims[of + Claim.state] === 0 || claims[of + Claim.named] !== domid(at));
-  if (isChanged) releaseBoth(context, vcpu);
-  const refused = checkDomains(
-    context,
-    ends.map(({ at, byRef }) => ({ domid: domid(at), byRef })),
-  );
+  for (const { words, of } of ENDS) {
+    if (claims[of + Claim.state] !== 0 && claims[of + Claim.named] === namedBy(record, element + words)) continue;
+    releaseBoth(context, vcpu);
+    break;
+  }
+  const refused = checkDomains(context, record, element, flags);
   if (refused !== GrantStatus.okay) return refused;
-  for (const { at, of, byRef } of ends) {
-    const named = domid(at);
-    const low = record[at + CopyEndWords.low]!;
-    const high = record[at + CopyEndWords.high]!;
+  for (const { words, of, byRefFlag } of ENDS) {
+    const byRef = (flags & byRefFlag) !== 0;
+    const named = namedBy(record, element + words);
+    const low = record[element + words + CopyEndWords.low]!;
+    const high = record[element + words + CopyEndWords.high]!;
     if (isClaimed(claims, of, byRef, low, high)) continue;
     release(context, vcpu, of);
     if (!byRef && named !== DOMID_SELF) return GrantStatus.permission_denied;
@@ -107,18 +109,21 @@ function claimBoth(
   return GrantStatus.okay;
 }
 
+/** The domid that one end of an element names. */
+const namedBy = (record: Uint32Array, end: number): number => record[end + CopyEndWords.domainAndOffset]! & 0xffff;
+
 /** 2 to 4: both domains must be there; frames by number are only the caller's own, which 4.17 looks at later. */
-function checkDomains(
-  context: GrantContext,
-  ends: readonly { readonly domid: number; readonly byRef: boolean }[],
-): GrantStatus {
-  const isForeign = ({ domid, byRef }: { readonly domid: number; readonly byRef: boolean }) =>
-    !byRef && domid !== DOMID_SELF;
-  if (context.rules.copyFrameCheck === 'both-first' && ends.some(isForeign)) return GrantStatus.permission_denied;
-  for (const { domid, byRef } of ends) {
-    if (domid === DOMID_SELF) continue;
-    if (!byRef && context.rules.copyFrameCheck === 'before-lookup') return GrantStatus.permission_denied;
-    if (domid >= DOMID_FIRST_RESERVED || context.domain(domid as Domid) === null) return GrantStatus.bad_domain;
+function checkDomains(context: GrantContext, record: Uint32Array, element: number, flags: number): GrantStatus {
+  const { copyFrameCheck } = context.rules;
+  for (const { words, byRefFlag } of ENDS) {
+    const isForeign = (flags & byRefFlag) === 0 && namedBy(record, element + words) !== DOMID_SELF;
+    if (isForeign && copyFrameCheck === 'both-first') return GrantStatus.permission_denied;
+  }
+  for (const { words, byRefFlag } of ENDS) {
+    const named = namedBy(record, element + words);
+    if (named === DOMID_SELF) continue;
+    if ((flags & byRefFlag) === 0 && copyFrameCheck === 'before-lookup') return GrantStatus.permission_denied;
+    if (named >= DOMID_FIRST_RESERVED || context.domain(named as Domid) === null) return GrantStatus.bad_domain;
   }
   return GrantStatus.okay;
 }
@@ -150,18 +155,25 @@ function claimEnd(
     const frame = context.grantedFrame(domain, low, high);
     if (frame < 0 || !pages.take(vcpu, frame as Mfn, 1, 0)) return badFrameStatus(context.rules);
     acquired.frame = frame as Mfn;
-    acquired.range = null;
+    acquired.offset = 0;
+    acquired.length = PAGE_SIZE;
   }
   claims[of + Claim.low] = low;
   claims[of + Claim.high] = byRef ? 0 : high;
   claims[of + Claim.frame] = acquired.frame;
-  claims[of + Claim.offset] = acquired.range?.offset ?? 0;
-  claims[of + Claim.length] = acquired.range?.length ?? PAGE_SIZE;
+  claims[of + Claim.offset] = acquired.offset;
+  claims[of + Claim.length] = acquired.length;
   claims[of + Claim.state] = Claimed.frame | (byRef ? Claimed.byRef : 0);
   if (readOnly) return GrantStatus.okay;
   if (!pages.take(vcpu, acquired.frame, 0, 1)) return GrantStatus.general_error;
   claims[of + Claim.state]! |= Claimed.type;
   return GrantStatus.okay;
+}
+
+/** Whether bytes of a claimed frame are among those that may be used. */
+function isWithin(claims: Uint32Array, of: number, offset: number, length: number): boolean {
+  const first = claims[of + Claim.offset]!;
+  return offset >= first && offset + length <= first + claims[of + Claim.length]!;
 }
 
 /** 8 to 10, and the bytes move. */
@@ -172,9 +184,7 @@ function move(context: GrantContext, vcpu: Vcpu, record: Uint32Array): number {
   const to = record[element + CopyElement.destination + CopyEndWords.domainAndOffset]! >>> 16;
   if (leavesPage(record, element)) return finish(context, vcpu, record, GrantStatus.bad_copy_arg);
   const claims = context.claims.of(vcpu);
-  const isWithin = (of: number, offset: number) =>
-    offset >= claims[of + Claim.offset]! && offset + length <= claims[of + Claim.offset]! + claims[of + Claim.length]!;
-  if (!isWithin(SOURCE_CLAIM, from) || !isWithin(DESTINATION_CLAIM, to)) {
+  if (!isWithin(claims, SOURCE_CLAIM, from, length) || !isWithin(claims, DESTINATION_CLAIM, to, length)) {
     return finish(context, vcpu, record, GrantStatus.general_error);
   }
   const source = claims[SOURCE_CLAIM + Claim.frame]! as Mfn;

@@ -60,7 +60,8 @@ export class GrantCalls {
     pending.open(vcpu, vcpuOpCode(op.op), op.domain, op.elements.length);
     record[Pending.unreadable] = op.argument === 'unmapped' ? 1 : (op.unreadableFrom ?? -1) + 1;
     record[Pending.unwritable] = (op.unwritableFrom ?? -1) + 1;
-    record[Pending.preempt] = op.preemptAfter ?? 0;
+    // An element is done in any case.
+    record[Pending.preempt] = op.preemptAfter === undefined ? 0 : Math.max(1, op.preemptAfter);
     if (op.op === 'unmap_and_replace') record[REPLACES] = 1;
     return vcpu;
   }

@@ -84,6 +84,14 @@ export class MemoryCalls {
     return vcpu;
   }
 
+  /** Where a translated domain ends is the model's to say, not Xen's: nothing is lost there without a word. */
+  #checkGfns(domain: Domid, gfns: readonly number[], order: number): void {
+    if (this.#context.domain(domain)?.kind !== 'hvm') return;
+    const end = this.#parts.p2m.gfns - (1 << order);
+    const at = gfns.findIndex((gfn) => gfn > end);
+    if (at >= 0) throw new RangeError(`gfns[${at}] ${gfns[at]}: expected 0 to ${end} (option gfns)`);
+  }
+
   /** Whose frame a map_foreign is about; of I/O memory, and of DOMID_SELF, the caller. xen: get_pg_owner. */
   #foreignOwner(op: Of<'map_foreign'>): number | null {
     if (op.owner === DOMID_SELF) return op.domain;
@@ -106,6 +114,7 @@ export class MemoryCalls {
     if (order > ORDER_MAX) {
       throw new RangeError(`order ${order}: expected 0 to ${ORDER_MAX}`);
     }
+    if (op.op === 'populate_physmap') this.#checkGfns(op.domain as Domid, numbers, order);
     if ('argument' in op && op.argument && op.argument !== 'mapped') return { result: Errno.EFAULT };
     const record = pending.record(vcpu);
     for (const [index, number] of numbers.entries()) {

@@ -62,7 +62,9 @@ export class P2m {
   /** Leaves holes everywhere. */
   clear(domain: Domid): void {
     for (let gfn = 0; gfn < this.gfns; gfn += 1) {
-      if (this.#word(domain, gfn as Gfn) !== 0) this.set(domain, gfn as Gfn, 0 as Mfn, P2mType.hole);
+      const block = this.#base + domain * this.#perDomain + (gfn >>> BLOCK_SHIFT);
+      if (this.#heap.isBlank(block)) gfn |= BLOCK_MASK;
+      else if (this.#word(domain, gfn as Gfn) !== 0) this.set(domain, gfn as Gfn, 0 as Mfn, P2mType.hole);
     }
   }
 

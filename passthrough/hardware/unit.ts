@@ -398,7 +398,12 @@ export class VtdUnit {
     const low = own[HELD_WORDS]!;
     const granularity = (low >>> 4) & 3;
     if ((low & 0xf) === DescriptorType.context) {
-      this.caches.invalidateContext(granularity, low >>> 16, own[HELD_WORDS + 1]! & 0xffff, (own[HELD_WORDS + 1]! >>> 16) & 3);
+      this.caches.invalidateContext(
+        granularity,
+        low >>> 16,
+        own[HELD_WORDS + 1]! & 0xffff,
+        (own[HELD_WORDS + 1]! >>> 16) & 3,
+      );
       this.#count(0);
     } else {
       const second = own[HELD_WORDS + 2]!;

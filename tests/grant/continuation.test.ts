@@ -100,6 +100,15 @@ describe.each(cases)('1.2 %s looks for something more urgent before every elemen
     expect(t.step({ ...op, preemptAfter: op.elements.length } as Op).continuation).toBeUndefined();
   });
 
+  it('with 0 stops after the first element, as with 1', () => {
+    const stoppedBy = (preemptAfter: number) => {
+      const s = scene();
+      return s.step({ ...make(s), preemptAfter } as Op);
+    };
+    expect(stoppedBy(0)).toEqual(stoppedBy(1));
+    expect(stoppedBy(0).continuation).toBeDefined();
+  });
+
   it('is repeated by the processor that made the call', () => {
     const s = scene();
     const { continuation } = s.step({ ...make(s), vcpu: 1, preemptAfter: 1 } as Op);

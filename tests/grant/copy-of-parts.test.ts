@@ -81,6 +81,13 @@ describe('1.11 a sub-page entry', () => {
     expect([read(8, 4095, 1), read(8, 4094, 1)]).toEqual([0, -1]);
   });
 
+  it('keeps 15 bits of an offset of 16, which then are not those of the entry any more', () => {
+    s.grant(8, { flags: SUB_PAGE, subPage: { offset: 0x8040, length: 16 } });
+    expect([read(8, 64, 16), write(8, 64, 16), read(8, 0, 16)]).toEqual([0, 0, -1]);
+    const both = s.copy([{ source: ref(8, 64), destination: ref(8, 64), length: 1, flags: FROM_REF | TO_REF }]);
+    expect(both).toEqual([GrantStatus.general_error]);
+  });
+
   it('is an ordinary entry in version 1, whatever its bit says, to a copy', () => {
     s = new GuestScene();
     s.grant(8, { flags: SUB_PAGE });

@@ -137,7 +137,12 @@ function write(machine: Hypervisor, dice: Dice, domain: number, ref: number): Gr
   const preset = dice.percent(6) ? GTF.reading | GTF.writing : 0;
   if (kind <= 9) return { ...entry, flags: GTF.permit_access | readonly | preset, frame };
   if (kind <= 12) {
-    const subPage = { offset: dice.below(32) * 64, length: 64 << dice.below(6) };
+    // The guest may write anything; both fields have 16 bits.
+    const isOdd = dice.percent(15);
+    const subPage = {
+      offset: isOdd ? dice.one(0x7fff, 0x8000, 0x8040, 0xffff) : dice.below(32) * 64,
+      length: isOdd ? dice.one(0, 4096, 4097, 0x8000, 0xffff) : 64 << dice.below(6),
+    };
     return { ...entry, flags: GTF.permit_access | GTF.sub_page | readonly, frame, subPage };
   }
   const next = dice.of(offersTo(machine, domain, [GTF.permit_access]), { granter: 0, ref: 8, flags: 0 });

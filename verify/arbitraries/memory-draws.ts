@@ -143,8 +143,10 @@ function gfn(machine: Hypervisor, dice: Dice, domain: number): number {
 function grow(machine: Hypervisor, dice: Dice, op: 'populate_physmap' | 'increase_reservation'): Op {
   const domain = dice.of(aliveDomains(machine), 0);
   const isFull = ramOf(machine, domain).length >= RAM_MAX;
-  const gfns = isFull ? [] : dice.some(2, () => gfn(machine, dice, domain));
-  return { op, vcpu: dice.below(2), domain, gfns, order: dice.percent(10) ? 1 : 0 };
+  const order = dice.percent(10) ? 1 : 0;
+  const last = isHvm(machine, domain) ? machine.parts.p2m.gfns - (1 << order) : Number.POSITIVE_INFINITY;
+  const gfns = isFull ? [] : dice.some(2, () => gfn(machine, dice, domain)).filter((at) => at <= last);
+  return { op, vcpu: dice.below(2), domain, gfns, order };
 }
 
 function device(machine: Hypervisor, dice: Dice): string {

@@ -31,6 +31,7 @@ const explainAddress = (probe: MachineProbe, { d, va }: RecordOf<'update_va_mapp
 const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   createdomain: (probe, { id }) => [aboutDomain(probe, id)],
   populate: (probe, { id, in: list }) => [aboutDomain(probe, id), ...aboutPlaces(probe, id, list ?? [])],
+  pin_l4: (probe, { id }) => [aboutDomain(probe, id)],
   domain: (probe, { id }) => [aboutDomain(probe, id), aboutTable(probe, id)],
   info: (probe, { d }) => [aboutDomain(probe, d)],
   p2m: (probe, { d, gfn }) => aboutPlaces(probe, d, [gfn]),

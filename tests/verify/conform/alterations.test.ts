@@ -42,7 +42,6 @@ const LISTS = ['descriptors', 'changes', 'contents', 'faults'];
 /** Whether a field of a record is compared there: neither adopted nor left out. */
 function isCompared(record: Json, field: string): boolean {
   const { o, cmd, faultKnown, nr } = { ...record, ...((record.ops as Json[] | undefined)?.[0] ?? {}) } as Json;
-  if (o === 'populate') return record.in !== undefined;
   if (o === 'memory_op' && field === 'out') return cmd !== 0;
   if (o === 'dma' && field === 'faults') return faultKnown === true;
   if (o === 'get_status_frames' && field === 'frames') return nr !== 0;
@@ -99,8 +98,11 @@ function alter(text: string, pass: number) {
   return { text: lines.join('\n'), altered };
 }
 
+/** Where a list of status frames comes once only, its status says whether there is something to adopt. */
+const ALTERED = RECORDED.filter((name) => name !== 'scen14-417-cm0');
+
 for (const pass of [0, 1]) {
-  test.each(RECORDED)(`%s: every alteration is noticed and explained (${['less', 'more'][pass]})`, async (name) => {
+  test.each(ALTERED)(`%s: every alteration is noticed and explained (${['less', 'more'][pass]})`, async (name) => {
     const { text, altered } = alter(recordedText(name), pass);
     const { conformance, explanations } = await conformRecording(parseRecording(text, name), {
       explain: Number.POSITIVE_INFINITY,

@@ -7,7 +7,7 @@ import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
 
 /**
  * Scripted and random hypercalls of PV guests, HVM, copy batches; under caching mode 2 MiB and own memory, large unmap
- * batches with entries rewritten in use, gfn maps that change under grants, and page tables of every level.
+ * batches with entries rewritten in use, gfn maps that change under grants, and page tables of every level; sub-pages.
  */
 export const RECORDED = [
   'scen-417-cm0',
@@ -19,6 +19,7 @@ export const RECORDED = [
   'scen6-417-cm1',
   'scen9-417-cm1',
   'scen10-417-cm1',
+  'scen14-417-cm0',
 ] as const;
 
 export const recordedFile = (name: string): string =>

@@ -180,14 +180,13 @@ export const recordFields = {
   },
   populate: {
     ...ofDomain,
-    n: 'checked word?',
+    n: 'input word?',
     order: 'input word?',
     in: 'input hexes?',
     mfn: 'adopted hex?',
     t: 'ignored text?',
   },
-  /** The domain was built with its page tables pinned. */
-  pin_l4: { s: 'ignored any?', id: 'ignored any?', rc: 'ignored any?', iommu: 'ignored any?', ...logged },
+  pin_l4: ofDomain,
   win: { va: 'input hex', frame: 'input hexOrNull', dom: 'input half?', rw: 'input bit?' },
   watch: { d: 'input half', first: 'input word', n: 'input word' },
   domain: {

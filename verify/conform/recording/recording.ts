@@ -64,6 +64,8 @@ export function parseRecording(text: string, file: string, ending?: string): Rec
     line += 1;
     if (end < 0 && ending !== undefined) throw new InputError('RECORDING_END', { file, line }, ending);
     const stop = end < 0 ? text.length : end;
+    // Behind the last line break there may be blanks.
+    if (end < 0 && text.slice(at).trim() === '') break;
     const place = { file, line };
     const record = parseLine(text.slice(at, stop), place);
     if (line === 1) checkConfig(record, place);

@@ -16,8 +16,9 @@ const KEPT_IO = [
   [0xfed90, 0xfed90],
   [0xfd00000, 2 ** 40 - 1],
 ] as const;
-/** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them. */
+/** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them; and as many at the most. */
 const GFNS = 1 << 17;
+const GFNS_MAX = 1 << 26;
 const HANDLES_PER_FRAME = 256;
 /** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
 const IOTLB_ENTRIES = 1024;
@@ -36,13 +37,11 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
   const { config, records } = recording;
   let domains = 1;
   let batchMax = 1;
-  let hasHvm = false;
   let grantFrames = config.gnttab.maxFrames;
   const devices: DeviceDescription[] = [];
   for (const record of records) {
     if (record.o === 'createdomain') {
       domains = Math.max(domains, record.id + 1);
-      hasHvm ||= record.hvm === 1;
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
     } else if (record.o === 'pci') devices.push(deviceOf(record));
     else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
@@ -64,7 +63,7 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     policy: 'xen',
     maptrackOrder: 'fifo',
     windowPages: 0,
-    gfns: hasHvm ? GFNS : 0,
+    gfns: gfnsOf(recording),
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
     keptIo: KEPT_IO,
@@ -89,6 +88,26 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
       hardwareDomain: config.dom0Iommu,
     },
   };
+}
+
+/** gfns that HVM domains use, by what records name. */
+function gfnsOf({ records }: Recording): number {
+  const translated = new Set<number>();
+  let gfns = 0;
+  const name = (domain: number, places: readonly string[], order = 0) => {
+    if (!translated.has(domain)) return;
+    for (const end of places.map((place) => frameOf(place) + (1 << order)))
+      if (end <= GFNS_MAX) gfns = Math.max(gfns, end);
+  };
+  for (const record of records) {
+    if (record.o === 'createdomain' && record.hvm === 1) {
+      translated.add(record.id);
+      gfns = Math.max(gfns, GFNS);
+    } else if (record.o === 'populate') name(record.id, record.in ?? [], record.order);
+    else if (record.o === 'memory_op') name(record.d, record.in, record.order);
+    else if (record.o === 'add_to_physmap') name(record.d, [record.gfn]);
+  }
+  return gfns;
 }
 
 /** Frames of maptrack that a domain may come to need here: a limit that nobody can reach costs no memory. */

@@ -77,9 +77,9 @@ export const memoryHandlers: Handlers = {
   },
 
   populate(context, record) {
-    const { id, order, mfn } = record;
-    // The domain was built with this memory.
-    if (!record.in) return undefined;
+    const { id, n = 0, order, mfn } = record;
+    // The domain was built with this memory: what it lacks could not be given.
+    if (!record.in) return { observed: { rc: Math.min(n, context.probe.totalPages(id)) } };
     const op: Op = {
       op: 'populate_physmap',
       domain: id,
@@ -89,6 +89,11 @@ export const memoryHandlers: Handlers = {
     };
     return { observed: { rc: context.step(op).result } };
   },
+
+  // The domain was built with its page tables pinned.
+  pin_l4: ({ probe }, { id }) => ({
+    observed: { rc: probe.domain(id)?.state === 'alive' && !probe.isHvm(id) ? 0 : Errno.ESRCH },
+  }),
 
   win(context, { va, frame, dom, rw }) {
     context.windowAt = Number(va);

@@ -3,6 +3,7 @@
 import { Hypervisor, type Op } from '../../../hypervisor/index.ts';
 import { InputError } from '../../../machine/errors.ts';
 import type { Mark } from '../../../machine/heap/heap.ts';
+import type { Vcpu } from '../../../machine/ids.ts';
 import { checkAssumptions, rulesOf } from '../assumptions.ts';
 import type { Comparison, Observation } from '../comparison.ts';
 import type { RecordKind } from '../recording/record-fields.ts';
@@ -21,6 +22,9 @@ import { UnitTap } from './unit-tap.ts';
 const handlers: Handlers = { ...grantHandlers, ...memoryHandlers, ...deviceHandlers };
 /** The log of writes is let go of when it is this long: while it is short it stays where it is fast to reach. */
 const LOG_WORDS = 1 << 14;
+
+/** Recordings are made on one processor. */
+const RECORDED_CPU = 0 as Vcpu;
 
 type AnyHandler = (context: ReplayContext, record: unknown, at: number) => Replayed | undefined;
 
@@ -69,8 +73,9 @@ export class Replay implements ReplayContext {
     try {
       return this.machine.step(op);
     } catch (error) {
-      // Nothing that the model can do: a disagreement in whatever is compared.
-      if (error instanceof TypeError || error instanceof RangeError) return { result: error.message };
+      // Nothing that the model can do: a disagreement in whatever is compared. Later on it is a defect of our own.
+      const isRefusal = error instanceof TypeError || error instanceof RangeError;
+      if (isRefusal && !this.machine.isBusy(RECORDED_CPU)) return { result: error.message };
       throw error;
     } finally {
       this.#noteWrites();
