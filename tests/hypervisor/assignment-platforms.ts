@@ -1,8 +1,8 @@
 // Platforms of one to four units, each with capabilities of its own, and moves of devices among many guests.
 
 import { fc } from '@fast-check/vitest';
-import type { Hypervisor, Op } from '../../hypervisor/index.ts';
-import { AssignmentMachine, type AssignmentOptions, QUARANTINE } from './assignment-machine.ts';
+import { type Hypervisor, type Op, Progress } from '../../hypervisor/index.ts';
+import { AssignmentMachine, type AssignmentOptions, CPU, QUARANTINE } from './assignment-machine.ts';
 
 export type MoveOp = Extract<Op, { op: 'assign_device' | 'deassign_device' }>;
 
@@ -89,4 +89,15 @@ export function machineOf(options: AssignmentOptions): Hypervisor {
     machine.step({ op: 'create_domain', domain, kind: 'pv', frames: 1, iommu: true });
   }
   return machine;
+}
+
+/** The operation by its micro-steps, the hardware running when nothing else can go on; `between` looks at each state. */
+export function inPieces(machine: Hypervisor, op: MoveOp, between: () => void = () => {}): number {
+  const vcpu = machine.begin(op);
+  if (typeof vcpu !== 'number') return vcpu.result;
+  for (let progress = machine.microStep(CPU); progress !== Progress.done; progress = machine.microStep(CPU)) {
+    if (progress === Progress.blocked) for (const unit of machine.units) while (unit.step());
+    between();
+  }
+  return machine.finish(CPU).result;
 }

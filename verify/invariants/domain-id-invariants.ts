@@ -58,25 +58,36 @@ export const didsFollowDevices: Invariant = {
   },
 };
 
-/** D2. A domain is known by its tables: each has its own. What is remembered counts for as long as it may be used. */
+/**
+ * D2 as it holds at every step, in the middle of operations, too: what a unit goes by or may remember under a did is of
+ * one table, and the did is somebody's. A domain is known by its table: each has its own.
+ */
+export function sharedDids(machine: Hypervisor): string[] {
+  const { ids } = machine.parts.driver;
+  const tables = new Map<string, number>();
+  const broken = new Set<string>();
+  for (const { unit, did, table } of [...contextEntries(machine), ...rememberedTables(machine)]) {
+    const key = `unit ${unit}: did ${did}`;
+    if (did < ids[unit]!.size && ids[unit]!.domainOf(did) < 0) broken.add(`${key} is in use, and nobody has it`);
+    if (table < 0) continue;
+    const known = tables.get(key) ?? table;
+    tables.set(key, known);
+    if (known !== table) broken.add(`${key} leads to table ${known} and to table ${table}`);
+  }
+  return [...broken];
+}
+
+/** D2. At rest nothing is remembered under a did by which no device goes any more. */
 export const didsAreNotShared: Invariant = {
   id: 'D2',
   sentence: 'On a unit, all context entries of a did lead to one table, and nothing else is remembered under it.',
   check(machine) {
-    const tables = new Map<string, number>();
-    const broken: string[] = [];
-    const compare = (unit: number, did: number, table: number, how: string) => {
-      const known = tables.get(`${unit}/${did}`);
-      if (known === undefined) broken.push(`unit ${unit}: did ${did} is ${how}, and no entry has it`);
-      else if (table >= 0 && table !== known)
-        broken.push(`unit ${unit}: did ${did} leads to table ${known} and, ${how}, to ${table}`);
-    };
-    for (const { unit, did, table } of contextEntries(machine)) {
-      if (!tables.has(`${unit}/${did}`)) tables.set(`${unit}/${did}`, table);
-      compare(unit, did, table, 'by another entry');
-    }
-    for (const { unit, did, table } of rememberedTables(machine)) compare(unit, did, table, 'remembered');
-    return broken;
+    const present = new Set(contextEntries(machine).map(({ unit, did }) => `${unit}/${did}`));
+    const stale = rememberedTables(machine).filter(({ unit, did }) => !present.has(`${unit}/${did}`));
+    return [
+      ...sharedDids(machine),
+      ...stale.map(({ unit, did }) => `unit ${unit}: did ${did} is remembered, and no entry has it`),
+    ];
   },
 };
 

@@ -4,9 +4,11 @@
 import { fc } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import type { Hypervisor } from '../../../hypervisor/index.ts';
+import type { Domid } from '../../../machine/ids.ts';
 import { isQuarantine } from '../../../passthrough/index.ts';
 import { violations } from '../../../verify/index.ts';
-import { machineOf, moves, platforms } from '../../hypervisor/assignment-platforms.ts';
+import { sharedDids } from '../../../verify/invariants/domain-id-invariants.ts';
+import { inPieces, type MoveOp, machineOf, moves, platforms } from '../../hypervisor/assignment-platforms.ts';
 
 interface Mistake {
   readonly breaks: string;
@@ -29,7 +31,7 @@ function plantEarlyLeave({ parts }: Hypervisor): void {
     const old = driver.contexts.didOf(unit, device % 0x10000);
     const from = old < 0 ? -1 : driver.ids[unit]!.domainOf(old);
     const errno = attach(vcpu, domain, unit, device);
-    if (from >= 0 && from !== domain && !isQuarantine(from)) driver.leave(from as typeof domain, unit);
+    if (from >= 0 && from !== domain && !isQuarantine(from)) driver.leave(from as Domid, unit);
     return errno;
   };
 }
@@ -108,6 +110,37 @@ describe.each(['per-unit', 'shared'] as const)('with domain ids %s', (domainIds)
       return !brokenBy(machine, [...sequence]).has(breaks);
     });
     expect(fc.check(property, { numRuns: 100, seed: 7, endOnFailure: true }).failed).toBe(true);
+  });
+});
+
+/** A did is given back as soon as the entry is written, when nothing is invalidated yet. */
+function plantEarlyRelease({ parts }: Hypervisor): void {
+  const { driver } = parts;
+  const detach = driver.detach.bind(driver);
+  driver.detach = (vcpu, unit, device) => {
+    const old = driver.contexts.didOf(unit, device % 0x10000);
+    detach(vcpu, unit, device);
+    if (old >= 0) driver.ids[unit]!.release(driver.ids[unit]!.domainOf(old) as Domid);
+  };
+}
+
+describe('D2 at every step', () => {
+  it('finds that a did is given back before the invalidation', () => {
+    const machine = machineOf({ hardware: false, unit: { domainIds: 16 }, machine: { domains: 10 } });
+    const device = '0000:01:00.0';
+    const during = (op: MoveOp) => {
+      const found = new Set<string>();
+      const look = () => {
+        for (const one of sharedDids(machine)) found.add(one);
+      };
+      expect(inPieces(machine, op, look)).toBe(0);
+      return [...found];
+    };
+    expect(during({ op: 'assign_device', device, domain: 1 })).toEqual([]);
+    plantEarlyRelease(machine);
+    expect(during({ op: 'deassign_device', device })).toEqual(['unit 0: did 0 is in use, and nobody has it']);
+    // Which nothing shows any more when the operation is over.
+    expect(violations(machine)).toEqual([]);
   });
 });
 
