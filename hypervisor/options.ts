@@ -7,6 +7,7 @@ import {
   type CacheShape,
   type Capabilities,
   type CapabilityRegisters,
+  type DomainIdSpaces,
   defaultCapabilities,
   defaultLruShape,
   encodeCapabilities,
@@ -87,6 +88,8 @@ export interface IommuOptions {
    * like, untranslated (xen: dom0-iommu=strict, relaxed, passthrough).
    */
   readonly hardwareDomain: 'strict' | 'relaxed' | 'passthrough';
+  /** Each unit has domain ids of its own, or the platform has those of its smallest unit (before 2009: b9c20c7878). */
+  readonly domainIds: DomainIdSpaces;
 }
 
 /** Options of a machine; whatever is left out has the default below. */
@@ -142,6 +145,7 @@ export const defaultIommuOptions: IommuOptions = Object.freeze({
   queuedInvalidation: true,
   ats: false,
   hardwareDomain: 'strict',
+  domainIds: 'per-unit',
 });
 
 const defaultGrantSettings: GrantSettings = Object.freeze({
@@ -231,6 +235,7 @@ const iommu: Fields<IommuOptions> = {
   queuedInvalidation: optional(flag),
   ats: optional(flag),
   hardwareDomain: optional(oneWord('strict', 'relaxed', 'passthrough')),
+  domainIds: optional(oneWord('per-unit', 'shared')),
 };
 const grants: Fields<GrantSettings> = {
   grantFrames: optional(between(1, 1024)),

@@ -1,6 +1,7 @@
 // The parts of a machine, made in one fixed order, so that two machines of the same configuration have the same heap.
 
 import { CopyClaims, GrantTables, UnmapBatches } from '../grant/index.ts';
+import { Errno } from '../machine/errno.ts';
 import { FrameTable } from '../machine/frame-table.ts';
 import { Heap } from '../machine/heap/heap.ts';
 import { Locks } from '../machine/locks.ts';
@@ -104,6 +105,8 @@ export function makeParts(config: MachineConfig): Parts {
       config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
     // The adversary keeps every way to a table apart: there must not be 512^3 of them.
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
+    domainIds: config.iommu.domainIds,
+    didsExhausted: Errno[config.rules.passthrough.didsExhausted],
     superpages: config.iommu.superpages,
     reclaimTables: config.iommu.reclaimTables,
   });

@@ -9,14 +9,21 @@ export interface MemoryRules {
   readonly foreignMapOfGrant: 'by-owner' | 'refused';
 }
 
+/** Decisions about units and devices. */
+export interface PassthroughRules {
+  /** What an assignment is refused with when no domain id is left. */
+  readonly didsExhausted: 'EBUSY' | 'EFAULT';
+}
+
 /** Decisions of a version. */
 export interface Rules {
   readonly name: string;
   readonly grants: GrantRules;
   readonly memory: MemoryRules;
+  readonly passthrough: PassthroughRules;
 }
 
-type Decisions = GrantRules & MemoryRules;
+type Decisions = GrantRules & MemoryRules & PassthroughRules;
 
 /** A decision: its values, what they mean and where that is from. */
 export interface RuleFact<Field extends keyof Decisions = keyof Decisions> {
@@ -97,6 +104,14 @@ export const ruleFacts: readonly RuleFact[] = [
       refused: 'refused (2025: a8325f981c; recorded of 4.23-unstable)',
     },
   }),
+  fact({
+    field: 'didsExhausted',
+    sentence: 'an assignment for which the unit has no domain id left',
+    values: {
+      EBUSY: 'is refused with -EBUSY (2021: bbcea43d83)',
+      EFAULT: 'is refused with -EFAULT (2009: b9c20c7878; before, the id past the last was taken: 61730c75ce)',
+    },
+  }),
 ];
 
 /** The versions that ship. */
@@ -114,6 +129,7 @@ export const rulePresets = {
       cacheFlush: 'done',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
+    passthrough: { didsExhausted: 'EBUSY' },
   },
   /** 4.23-unstable of August 2026, as recorded; with XSA-523 fixed. */
   xen4_23: {
@@ -128,6 +144,7 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'refused' },
+    passthrough: { didsExhausted: 'EBUSY' },
   },
   /**
    * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). HVM domains could not map
@@ -145,6 +162,7 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
+    passthrough: { didsExhausted: 'EFAULT' },
   },
 } as const satisfies Record<string, Rules>;
 
@@ -169,4 +187,5 @@ export const ruleChecks: Fields<Rules> = {
   name: text,
   grants: record(valuesOf(rulePresets.xen4_23.grants)),
   memory: record(valuesOf(rulePresets.xen4_23.memory)),
+  passthrough: record(valuesOf(rulePresets.xen4_23.passthrough)),
 };

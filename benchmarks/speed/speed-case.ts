@@ -28,3 +28,11 @@ export interface SpeedResult {
   readonly target?: NonNullable<SpeedCase['target']>;
   readonly note: string;
 }
+
+/** Figures that are counted, not timed: a table of the report. */
+export interface FigureTable {
+  readonly name: string;
+  readonly note: string;
+  /** Row by row, the same columns in each. */
+  readonly rows: () => readonly Readonly<Record<string, number>>[];
+}

@@ -153,11 +153,20 @@ function startMove(context: OperationContext, vcpu: Vcpu): number {
   return MovePhase.flush;
 }
 
-/** A device that leaves the hardware domain has its quarantine made ready first. xen: quarantine_dev_init. */
+/**
+ * A device that leaves the hardware domain has its quarantine made ready first. One that needs no tables there takes a
+ * did all the same, and gives it back: so there must be one, even if the target has its own. xen:
+ * intel_iommu_quarantine_init, quarantine_teardown.
+ */
 function prepareMove(context: OperationContext, of: PciFunction, from: number, to: number): number {
   const { driver } = context.parts;
   const unit = of.unit as UnitIndex;
-  const domains = from === context.control.root.hardwareDomain ? [DOMID_IO, to] : [to];
+  const isFirst = from === context.control.root.hardwareDomain;
+  if (isFirst && context.config.iommu.quarantine === 'basic' && of.endpointIndex >= 0) {
+    const errno = driver.ids[unit]!.headroom();
+    if (errno !== 0) return errno;
+  }
+  const domains = isFirst ? [DOMID_IO, to] : [to];
   for (const owner of domains) {
     const domain = entryDomain(context, of, owner);
     for (const requester of domain < 0 ? [] : of.requesters) {

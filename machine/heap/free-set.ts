@@ -39,8 +39,8 @@ export class FreeSet {
     return (this.#heap.words[this.#levels[0]! + (member >>> 5)]! & (1 << (member & 31))) !== 0;
   }
 
-  /** The lowest free member, now used; -1 when there is none. */
-  takeLowest(): number {
+  /** The lowest free member; -1 when there is none. */
+  lowestFree(): number {
     let word = 0;
     for (let level = this.#levels.length - 1; level >= 0; level -= 1) {
       const free = ~this.#heap.words[this.#levels[level]! + word]!;
@@ -48,9 +48,14 @@ export class FreeSet {
       word = word * 32 + 31 - Math.clz32(free & -free);
       if (level > 0 && word >= this.#levels[level]! - this.#levels[level - 1]!) return -1;
     }
-    if (word >= this.size) return -1;
-    this.#set(word);
-    return word;
+    return word < this.size ? word : -1;
+  }
+
+  /** The lowest free member, now used; -1 when there is none. */
+  takeLowest(): number {
+    const member = this.lowestFree();
+    if (member >= 0) this.#set(member);
+    return member;
   }
 
   /** Takes a given member. */

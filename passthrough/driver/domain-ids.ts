@@ -1,5 +1,5 @@
-// Domain ids, per unit: which did a domain's translations carry on a unit. xen: vtd/iommu.c domid_bitmap, domid_map,
-// get_iommu_did.
+// Domain ids: which did a domain's translations carry on a unit. Each unit has a space of ids of its own, or all units
+// share one. xen: vtd/iommu.c domid_bitmap, domid_map, get_iommu_did.
 //
 // A unit with 65536 ids has one for every domid there can be: the did is the domid (identity), or with caching mode its
 // complement, which keeps did 0 out of use. A smaller unit hands its ids out and takes them back.
@@ -8,10 +8,13 @@ import { Errno } from '../../machine/errno.ts';
 import { FreeSet } from '../../machine/heap/free-set.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Did, Domid } from '../../machine/ids.ts';
+import type { Capabilities } from '../hardware/index.ts';
 
 /** First of the domids that stand for devices in quarantine, one each. xen: DOMID_MASK + 1, pseudo_domid. */
 const QUARANTINE_FIRST = 0x8000;
 const IDENTITY_DIDS = 0x10000;
+/** All but the last of their domids: its complement, with caching mode, would be did 0. xen: iommu_init_domid. */
+const QUARANTINES_MAX = 0x7fff;
 
 /** The domid that stands for a device in quarantine with tables of its own. */
 export function quarantineDomid(index: number): Domid {
@@ -27,17 +30,50 @@ export function quarantineIndex(domain: Domid): number {
   return domain - QUARANTINE_FIRST;
 }
 
+/**
+ * Whose the ids are: each unit's own (xen: vtd/iommu.c since 2009, b9c20c7878), or one space for the platform, where a
+ * domain has the same did on all units (before).
+ */
+export type DomainIdSpaces = 'per-unit' | 'shared';
+
+/** What is said of a domain that cannot have a did. */
+export type DidsExhausted = typeof Errno.EBUSY | typeof Errno.EFAULT;
+
 export interface DomainIdsOptions {
-  readonly unit: number;
+  /** Whose they are: `unit 0`, `platform`. */
+  readonly name: string;
   readonly dids: number;
   readonly domains: number;
   /** Devices that may be in quarantine under a did of their own. */
   readonly quarantines?: number;
   /** With caching mode did 0 is never handed out: absent context entries are cached under it. VT-d 6.2.2.1. */
   readonly reserveZero: boolean;
+  /** -EBUSY by default. */
+  readonly exhausted?: DidsExhausted;
+}
+
+/** The ids that each unit's translations carry. One space is as large as the smallest unit's. */
+export function domainIdsOf(
+  heap: Heap,
+  units: readonly Capabilities[],
+  options: Omit<DomainIdsOptions, 'name' | 'dids' | 'reserveZero'> & { readonly spaces: DomainIdSpaces },
+): readonly DomainIds[] {
+  const space = (name: string, served: readonly Capabilities[]) =>
+    new DomainIds(heap, {
+      ...options,
+      name,
+      dids: Math.min(...served.map(({ domainIds }) => domainIds)),
+      reserveZero: served.some(({ cachingMode }) => cachingMode),
+    });
+  if (options.spaces === 'per-unit') return units.map((unit, index) => space(`unit ${index}`, [unit]));
+  const platform = space('platform', units);
+  return units.map(() => platform);
 }
 
 export class DomainIds {
+  /** Ids that there are. */
+  readonly size: number;
+  readonly reservesZero: boolean;
   readonly #heap: Heap;
   readonly #domains: number;
   readonly #quarantines: number;
@@ -48,16 +84,22 @@ export class DomainIds {
   readonly #didOf: number = 0;
   /** Per did: the domid + 1. */
   readonly #domainOf: number = 0;
+  readonly #exhausted: DidsExhausted;
 
   constructor(heap: Heap, options: DomainIdsOptions) {
+    this.size = options.dids;
+    this.reservesZero = options.reserveZero;
     this.#heap = heap;
+    this.#exhausted = options.exhausted ?? Errno.EBUSY;
     this.#domains = options.domains;
     this.#quarantines = options.quarantines ?? 0;
+    if (this.#quarantines > QUARANTINES_MAX)
+      throw new RangeError(`quarantines ${this.#quarantines}: expected at most ${QUARANTINES_MAX}`);
     this.#identity = options.dids < IDENTITY_DIDS ? -1 : options.reserveZero ? 0xffff : 0;
     if (this.#identity >= 0) return;
-    this.#used = new FreeSet(heap, `unit ${options.unit} dids in use`, options.dids);
-    this.#didOf = heap.reserve(`unit ${options.unit} did of domain`, this.#domains + this.#quarantines).base;
-    this.#domainOf = heap.reserve(`unit ${options.unit} domain of did`, options.dids).base;
+    this.#used = new FreeSet(heap, `${options.name} dids in use`, options.dids);
+    this.#didOf = heap.reserve(`${options.name} did of domain`, this.#domains + this.#quarantines).base;
+    this.#domainOf = heap.reserve(`${options.name} domain of did`, options.dids).base;
     if (options.reserveZero) this.#used.take(0);
   }
 
@@ -79,12 +121,27 @@ export class DomainIds {
     return isKnown ? domain : -1;
   }
 
-  /** The domain's did, the lowest free one if it has none yet. -EBUSY when all are used. */
-  obtain(domain: Domid): Did | typeof Errno.EBUSY {
+  /** Whether ids are handed out and taken back, rather than made from domids. xen: domid_mapping. */
+  get areHandedOut(): boolean {
+    return this.#used !== null;
+  }
+
+  /** Whether a did is out of use for further domains. */
+  isUsed(did: number): boolean {
+    return this.#used === null ? this.domainOf(did) >= 0 : this.#used.has(did);
+  }
+
+  /** 0 while there is a did for one more domain, else what {@link obtain} would say. */
+  headroom(): 0 | DidsExhausted {
+    return this.#used === null || this.#used.lowestFree() >= 0 ? 0 : this.#exhausted;
+  }
+
+  /** The domain's did, the lowest free one if it has none yet; or an errno, when all are used. */
+  obtain(domain: Domid): Did | DidsExhausted {
     const known = this.didOf(domain);
     if (known >= 0) return known as Did;
     const did = this.#used!.takeLowest();
-    if (did < 0) return Errno.EBUSY;
+    if (did < 0) return this.#exhausted;
     this.#heap.write(this.#place(domain), did + 1);
     this.#heap.write(this.#domainOf + did, domain + 1);
     return did as Did;

@@ -2,7 +2,14 @@
 
 export { Clock } from './clock.ts';
 export { Contexts, type DeviceTlb } from './contexts.ts';
-export { DomainIds, isQuarantine, quarantineDomid, quarantineIndex } from './domain-ids.ts';
+export {
+  type DidsExhausted,
+  type DomainIdSpaces,
+  DomainIds,
+  isQuarantine,
+  quarantineDomid,
+  quarantineIndex,
+} from './domain-ids.ts';
 export { FlushEngine } from './flush/flush-engine.ts';
 export { COMPLETION_ARGUMENTS, FlushLedger } from './flush/flush-ledger.ts';
 export { IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';

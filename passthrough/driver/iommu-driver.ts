@@ -9,7 +9,14 @@ import { Register, type VtdUnit } from '../hardware/index.ts';
 import type { FlushPolicy, Release } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
 import { Contexts, type DeviceTlb } from './contexts.ts';
-import { DomainIds, isQuarantine, quarantineIndex } from './domain-ids.ts';
+import {
+  type DidsExhausted,
+  type DomainIdSpaces,
+  type DomainIds,
+  domainIdsOf,
+  isQuarantine,
+  quarantineIndex,
+} from './domain-ids.ts';
 import { FlushEngine } from './flush/flush-engine.ts';
 import { QuarantineTables } from './quarantine.ts';
 import { DeviceTables } from './tables/device-tables.ts';
@@ -32,6 +39,10 @@ export interface IommuDriverOptions {
   readonly deviceTlbs?: readonly DeviceTlb[];
   /** Devices that may be in quarantine with tables of their own. */
   readonly quarantines?: number;
+  /** Whose dids are: each unit's own (the default), or the platform's. */
+  readonly domainIds?: DomainIdSpaces;
+  /** What is said when no did is left; -EBUSY by default. */
+  readonly didsExhausted?: DidsExhausted;
   /** Device frames that those tables lead from, from 0 on; all there can be by default. */
   readonly quarantineReach?: number;
   /** Large leaves, of the sizes that all units have (xen: iommu=superpages). Off by default. */
@@ -49,11 +60,13 @@ const WHOLE_SPACE = 45;
 export class IommuDriver {
   readonly units: readonly VtdUnit[];
   readonly tables: DeviceTables;
+  /** By unit; the same for all where they share one space. */
   readonly ids: readonly DomainIds[];
   readonly flush: FlushEngine;
   readonly contexts: Contexts;
   readonly quarantine: QuarantineTables;
   readonly #changes: TableChanges;
+  readonly #sharesIds: boolean;
 
   constructor(options: IommuDriverOptions) {
     const { heap, frames, units, domains, quarantines = 0 } = options;
@@ -68,15 +81,16 @@ export class IommuDriver {
       reclaim: options.reclaimTables ?? false,
     });
     this.#changes = new TableChanges(this.tables, frames);
-    this.ids = units.map(
-      (unit) =>
-        new DomainIds(heap, {
-          unit: unit.index,
-          dids: unit.capabilities.domainIds,
-          domains,
-          quarantines,
-          reserveZero: unit.capabilities.cachingMode,
-        }),
+    this.#sharesIds = options.domainIds === 'shared';
+    this.ids = domainIdsOf(
+      heap,
+      units.map(({ capabilities }) => capabilities),
+      {
+        spaces: options.domainIds ?? 'per-unit',
+        domains,
+        quarantines,
+        ...(options.didsExhausted ? { exhausted: options.didsExhausted } : {}),
+      },
     );
     this.quarantine = new QuarantineTables(heap, frames, {
       devices: quarantines,
@@ -133,7 +147,7 @@ export class IommuDriver {
   /**
    * Everything that {@link attach} may be refused for a requester: a did on the unit, a context table, tables of a
    * quarantine. What was made before a refusal stays; the caller undoes it.
-   * @returns 0, -EBUSY when the unit has no did left, -ENOMEM.
+   * @returns 0, -EBUSY (or `didsExhausted`) when the unit has no did left, -ENOMEM.
    */
   prepare(domain: Domid, unit: UnitIndex, source: number): number {
     if (this.contexts.makeTable(unit, source) < 0) return Errno.ENOMEM;
@@ -177,11 +191,15 @@ export class IommuDriver {
     this.flush.requestContextFlush(vcpu, unit, old, source);
   }
 
-  /** The domain has no device left behind the unit: its did goes, now that nothing cached carries it. */
+  /**
+   * The domain has no device left behind the unit: its did goes, now that nothing cached carries it. One that all units
+   * share goes with the last of them. xen: check_cleanup_domid_map.
+   */
   leave(domain: Domid, unit: UnitIndex): void {
-    this.tables.setUnits(domain, this.tables.units(domain) & ~(1 << unit));
-    this.ids[unit]!.release(domain);
-    if (this.tables.units(domain) === 0) this.flush.ledger.left(domain);
+    const left = this.tables.units(domain) & ~(1 << unit);
+    this.tables.setUnits(domain, left);
+    if (left === 0 || !this.#sharesIds) this.ids[unit]!.release(domain);
+    if (left === 0) this.flush.ledger.left(domain);
   }
 
   /** Whether the domain lost access to anything that may still be cached. */

@@ -55,6 +55,82 @@ describe('assign_device', () => {
   });
 });
 
+describe('domain ids', () => {
+  const units = [{ capabilities: { domainIds: 16 } }, { capabilities: { domainIds: 16 } }] as const;
+  const devices = [
+    { device: '0000:00:06.0', unit: 0 },
+    { device: '0000:00:06.1', unit: 0 },
+    { device: '0000:05:00.0', unit: 1 },
+  ] as const;
+  const platform = (machine: AssignmentOptions['machine'] = {}) =>
+    new AssignmentMachine({ machine: { domains: 20, units, devices, ...machine } });
+  /** Of a domain, on each unit. */
+  const didsOf = (of: AssignmentMachine, domain: number) =>
+    of.machine.parts.driver.ids.map((ids) => ids.didOf(domain as Domid));
+  /** All of a unit's but what domains 0 to 3 have. */
+  const fill = (of: AssignmentMachine) => {
+    for (let domain = 4; domain < 20; domain += 1) of.machine.parts.driver.ids[0]!.obtain(domain as Domid);
+  };
+
+  test('go with the last device behind the unit, and not before', () => {
+    const of = platform();
+    for (const device of ['00:06.0', '00:06.1', '05:00.0']) of.assign(device, 1);
+    expect(didsOf(of, 1)).toEqual([1, 1]);
+    of.deassign('00:06.0');
+    expect(didsOf(of, 1)).toEqual([1, 1]);
+    of.deassign('00:06.1');
+    expect(didsOf(of, 1)).toEqual([-1, 1]);
+    of.deassign('05:00.0');
+    expect(didsOf(of, 1)).toEqual([-1, -1]);
+  });
+
+  test('that all units share go with the last device of the domain', () => {
+    const of = platform({ iommu: { domainIds: 'shared' } });
+    for (const device of ['00:06.0', '05:00.0']) of.assign(device, 1);
+    expect(didsOf(of, 1)).toEqual([1, 1]);
+    expect(of.deassign('00:06.0')).toEqual([0, pair(1, '00:06.0')]);
+    expect(didsOf(of, 1)).toEqual([1, 1]);
+    expect(of.deassign('05:00.0')).toEqual([0, pair(1, '05:00.0')]);
+    expect(didsOf(of, 1)).toEqual([-1, -1]);
+  });
+
+  test('that all units share are used up for all of them', () => {
+    const refused = (spaces: 'per-unit' | 'shared') => {
+      const of = platform({ iommu: { domainIds: spaces } });
+      fill(of);
+      return of.assign('05:00.0', 1)[0];
+    };
+    expect([refused('per-unit'), refused('shared')]).toEqual([0, -16]);
+  });
+
+  test('must have one to spare when the hardware domain gives a device away, for its quarantine', () => {
+    const of = platform();
+    of.assign('00:06.0', 1);
+    fill(of);
+    const before = fingerprint(of.machine);
+    expect(of.assign('00:06.1', 1)).toEqual([-16, '']);
+    expect(fingerprint(of.machine)).toBe(before);
+    of.deassign('00:06.0', 1);
+    // From quarantine none is needed but its own.
+    expect(of.assign('00:06.0', 1)[0]).toBe(0);
+  });
+
+  test('need none to spare without quarantine', () => {
+    const of = platform({ iommu: { quarantine: 'none' } });
+    of.assign('00:06.0', 1);
+    fill(of);
+    expect(of.assign('00:06.1', 1)[0]).toBe(0);
+  });
+
+  test('that have run out are told by -EFAULT by the rules of 2008, and nothing is changed either', () => {
+    const of = platform({ rules: 'xen2008', iommu: { quarantine: 'none' } });
+    fill(of);
+    const before = fingerprint(of.machine);
+    expect(of.assign('00:06.0', 1)).toEqual([-14, '']);
+    expect(fingerprint(of.machine)).toBe(before);
+  });
+});
+
 describe('a refusal in the middle of the preparations', () => {
   const bare = () => new AssignmentMachine({ hardware: false, unit: { domainIds: 16 }, machine: { domains: 20 } });
 

@@ -64,6 +64,7 @@ const WRONG: Readonly<Record<string, readonly unknown[]>> = {
   'iommu.queuedInvalidation': FLAGS,
   'iommu.ats': FLAGS,
   'iommu.hardwareDomain': WORDS,
+  'iommu.domainIds': [...WORDS, 'perUnit'],
   grants: [null, 5, 'x', []],
   iommu: [null, 5, 'x', []],
   hypervisorFrames: NUMBERS,
@@ -127,6 +128,11 @@ describe('what options hold', () => {
       'a decision',
       { rules: { ...RULES, grants: { ...RULES.grants, pinLimit: 'all' } } },
       'rules.grants.pinLimit "all": expected incremented or any',
+    ],
+    [
+      'an errno',
+      { rules: { ...RULES, passthrough: { didsExhausted: 'ENOSPC' } } },
+      'rules.passthrough.didsExhausted "ENOSPC": expected EBUSY or EFAULT',
     ],
     ['no decision', { rules: { ...RULES, memory: {} } }, /^rules\.memory\.foreignMapOfGrant undefined/],
   ])('%s', (_, options, message) => {

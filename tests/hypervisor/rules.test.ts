@@ -104,7 +104,7 @@ describe('the facts about rules', () => {
 
   it.each(Object.entries(rulePresets))('know every field of %s, and its value', (name, rules) => {
     expect(rules.name).toBe(name);
-    const decisions = Object.entries({ ...rules.grants, ...rules.memory });
+    const decisions = Object.entries({ ...rules.grants, ...rules.memory, ...rules.passthrough });
     expect(decisions.map(([field]) => field).sort()).toEqual([...fields].sort());
     for (const [field, value] of decisions) {
       const { values } = ruleFacts.find((fact) => fact.field === field)!;
@@ -122,7 +122,9 @@ describe('the facts about rules', () => {
   });
 
   it('have each value in some preset, so that nothing is documented that nobody runs', () => {
-    const used = Object.values(rulePresets).flatMap(({ grants, memory }) => Object.entries({ ...grants, ...memory }));
+    const used = Object.values(rulePresets).flatMap(({ grants, memory, passthrough }) =>
+      Object.entries({ ...grants, ...memory, ...passthrough }),
+    );
     for (const { field, values } of ruleFacts) {
       const inPresets = new Set(used.filter(([name]) => name === field).map(([, value]) => value as string));
       expect([...inPresets].sort(), field).toEqual(Object.keys(values).sort());

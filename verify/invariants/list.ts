@@ -2,6 +2,13 @@
 
 import type { Hypervisor } from '../../hypervisor/index.ts';
 import {
+  didsAreNotShared,
+  didsFollowDevices,
+  didZeroIsNobodys,
+  entriesFollowOwners,
+  unitsFollowDevices,
+} from './domain-id-invariants.ts';
+import {
   countsAreHandles,
   handlesAreLiveOrFree,
   pinnedFramesAreOwned,
@@ -26,6 +33,11 @@ import {
 
 /** In the order of their ids. */
 export const invariants: readonly Invariant[] = [
+  didsFollowDevices,
+  didsAreNotShared,
+  didZeroIsNobodys,
+  entriesFollowOwners,
+  unitsFollowDevices,
   pinsAreLiveHalves,
   usageFollowsPins,
   pinnedFramesAreOwned,

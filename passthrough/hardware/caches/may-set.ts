@@ -213,6 +213,16 @@ export class MaySet {
     }
   }
 
+  /** The level and the value of each record of a did. */
+  eachRecord(unit: number, did: number, visit: (level: number, low: number, high: number) => void): void {
+    const { words } = this.#heap;
+    for (const head of [SMALL, LARGE]) {
+      let record = words[this.#list(unit, did) + head]!;
+      for (; record !== 0; record = words[record + NEXT]!)
+        visit(this.#level(record), words[record + VALUE_LOW]!, words[record + VALUE_HIGH]!);
+    }
+  }
+
   /**
    * Removes what a completed invalidation of a did covers: records older than `limit`, in `range` (null: all).
    * With `leavesOnly` table pointers stay. `forgotten` is told of each record, or part of a superpage, that is gone.

@@ -1,14 +1,16 @@
-// Goal: a unit's domain ids go to domains lowest first, once each, and come back. Method: a unit of few ids.
+// Goal: domain ids go to domains lowest first, once each, and come back: each unit's own, or one space for all units.
+// Method: units of few ids.
 
 import { describe, expect, test } from 'vitest';
 import { Errno } from '../../../machine/errno.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid } from '../../../machine/ids.ts';
 import { DomainIds, quarantineDomid } from '../../../passthrough/driver/index.ts';
+import { DriverRig, type DriverRigOptions, unit } from './driver-rig.ts';
 
 const domain = (value: number) => value as Domid;
 const makeIds = (dids: number, reserveZero = false) =>
-  new DomainIds(new Heap(), { unit: 0, dids, domains: 8, reserveZero });
+  new DomainIds(new Heap(), { name: 'unit 0', dids, domains: 8, reserveZero });
 
 describe('domain ids of a unit', () => {
   test('go to domains lowest first, and stay with them', () => {
@@ -36,6 +38,17 @@ describe('domain ids of a unit', () => {
     expect(ids.obtain(domain(2))).toBe(1);
   });
 
+  test('run out with -EFAULT where the rules have it so', () => {
+    const ids = new DomainIds(new Heap(), {
+      name: 'unit 0',
+      dids: 1,
+      domains: 8,
+      reserveZero: false,
+      exhausted: Errno.EFAULT,
+    });
+    expect([ids.headroom(), ids.obtain(domain(1)), ids.headroom(), ids.obtain(domain(2))]).toEqual([0, 0, -14, -14]);
+  });
+
   test('come back, and the lowest is given out next, whatever the order of their coming', () => {
     const ids = makeIds(4);
     for (const id of [1, 2, 3, 4]) ids.obtain(domain(id));
@@ -55,7 +68,7 @@ describe('domain ids of a unit', () => {
 
 describe('domain ids of a unit that has 65536', () => {
   const identity = (reserveZero: boolean) =>
-    new DomainIds(new Heap(), { unit: 0, dids: 65536, domains: 8, quarantines: 2, reserveZero });
+    new DomainIds(new Heap(), { name: 'unit 0', dids: 65536, domains: 8, quarantines: 2, reserveZero });
 
   test('are the domids', () => {
     const ids = identity(false);
@@ -77,9 +90,56 @@ describe('domain ids of a unit that has 65536', () => {
 });
 
 test('a quarantine takes one of the ids that are handed out', () => {
-  const ids = new DomainIds(new Heap(), { unit: 0, dids: 4, domains: 8, quarantines: 2, reserveZero: false });
+  const ids = new DomainIds(new Heap(), { name: 'unit 0', dids: 4, domains: 8, quarantines: 2, reserveZero: false });
   expect([quarantineDomid(1), domain(7), quarantineDomid(0)].map((id) => ids.obtain(id))).toEqual([0, 1, 2]);
   expect([ids.didOf(quarantineDomid(1)), ids.domainOf(2)]).toEqual([0, 0x8000]);
   ids.release(quarantineDomid(1));
   expect([ids.didOf(quarantineDomid(1)), ids.didOf(quarantineDomid(0))]).toEqual([-1, 2]);
+});
+
+test('there are fewer quarantines than pseudo domids, for the last one’s complement would be did 0', () => {
+  const ids = (quarantines: number) =>
+    new DomainIds(new Heap(), { name: 'unit 0', dids: 65536, domains: 8, quarantines, reserveZero: true });
+  expect(ids(0x7fff).didOf(quarantineDomid(0x7ffe))).toBe(1);
+  expect(() => ids(0x8000)).toThrow(/quarantines 32768: expected at most 32767/);
+});
+
+describe('a domain behind several units', () => {
+  const UNITS = [{ domainIds: 64 }, { domainIds: 16 }] as const;
+  const rigOf = (options: DriverRigOptions) => new DriverRig({ units: UNITS, ...options });
+  const didsOf = ({ driver }: DriverRig, id: number) => driver.ids.map((ids) => ids.didOf(domain(id)));
+
+  test('has a did of each unit', () => {
+    const rig = rigOf({});
+    rig.domain(1, [0]);
+    rig.domain(2, [0, 1], '0000:04:00.0');
+    expect([didsOf(rig, 1), didsOf(rig, 2)]).toEqual([
+      [0, -1],
+      [1, 0],
+    ]);
+    rig.driver.leave(domain(2), unit(0));
+    expect(didsOf(rig, 2)).toEqual([-1, 0]);
+  });
+
+  test('has one did where they share a space, until it has left the last of them', () => {
+    const rig = rigOf({ domainIds: 'shared' });
+    rig.domain(1, [0]);
+    rig.domain(2, [0, 1], '0000:04:00.0');
+    expect([didsOf(rig, 1), didsOf(rig, 2)]).toEqual([
+      [0, 0],
+      [1, 1],
+    ]);
+    rig.driver.leave(domain(2), unit(0));
+    expect(didsOf(rig, 2)).toEqual([1, 1]);
+    rig.driver.leave(domain(2), unit(1));
+    expect(didsOf(rig, 2)).toEqual([-1, -1]);
+  });
+
+  test('shares what the smallest unit has, and did 0 is in use where any unit has caching mode', () => {
+    const sizeOf = (options: DriverRigOptions) => rigOf({ domainIds: 'shared', ...options }).driver.ids[0]!;
+    expect([sizeOf({}).size, sizeOf({}).obtain(domain(1))]).toEqual([16, 0]);
+    const large = { domainIds: 65536 } as const;
+    expect(sizeOf({ units: [large, { ...large, cachingMode: true }] }).obtain(domain(1))).toBe(0xfffe);
+    expect(sizeOf({ units: [large, { domainIds: 16, cachingMode: true }] }).obtain(domain(1))).toBe(1);
+  });
 });

@@ -6,7 +6,7 @@ import { FrameTable } from '../../../machine/frame-table.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN, type Domid, parseSbdf, type Sbdf, type UnitIndex, type Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
-import { Clock, type DeviceTlb, IommuDriver } from '../../../passthrough/driver/index.ts';
+import { Clock, type DeviceTlb, type DomainIdSpaces, IommuDriver } from '../../../passthrough/driver/index.ts';
 import { DmaInFlight } from '../../../passthrough/hardware/dma.ts';
 import {
   Adversary,
@@ -50,6 +50,7 @@ export interface DriverRigOptions {
   readonly policy?: FlushPolicy;
   readonly superpages?: boolean;
   readonly reclaimTables?: boolean;
+  readonly domainIds?: DomainIdSpaces;
 }
 
 export class DriverRig {
@@ -110,6 +111,7 @@ export class DriverRig {
       release: options.release ?? 'afterFlush',
       superpages: options.superpages ?? false,
       reclaimTables: options.reclaimTables ?? false,
+      ...(options.domainIds ? { domainIds: options.domainIds } : {}),
       ...(options.deviceTlbs ? { deviceTlbs: options.deviceTlbs } : {}),
     });
   }
