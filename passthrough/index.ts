@@ -4,5 +4,6 @@ export * from './driver/index.ts';
 export * from './hardware/index.ts';
 export { type DmarTable, parseDmar } from './platform/dmar.ts';
 export { dmarBytes } from './platform/dmar-bytes.ts';
+export { type DmarContents, encodeDmar } from './platform/dmar-encoder.ts';
 export { type PciDescription, type PciFunction, pciFunctions } from './platform/pci-functions.ts';
 export * from './policy/index.ts';

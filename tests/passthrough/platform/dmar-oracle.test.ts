@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { type DmarTable, parseDmar } from '../../../passthrough/platform/dmar.ts';
 import { dmarBytes } from '../../../passthrough/platform/dmar-bytes.ts';
+import { encodeDmar } from '../../../passthrough/platform/dmar-encoder.ts';
+import { DMAR_HEADER } from '../../../passthrough/platform/dmar-layout.ts';
 
 const folder = process.env.PASSTHROUGH_DATA && join(process.env.PASSTHROUGH_DATA, 'dmar');
 const names =
@@ -82,6 +84,9 @@ function expectedTable(text: string) {
       checksumOk: !/incorrect checksum/i.test(text),
       oemId: string(header, 'Oem ID'),
       oemTableId: string(header, 'Oem Table ID'),
+      oemRevision: number(header, 'Oem Revision'),
+      creatorId: string(header, 'Asl Compiler ID'),
+      creatorRevision: number(header, 'Asl Compiler Revision'),
     },
     hostAddressWidth: number(header, 'Host Address Width'),
     flags: number(header, 'Flags'),
@@ -91,6 +96,7 @@ function expectedTable(text: string) {
       includeAll: flag(fields),
       scopes: scopes({ fields, ...rest }),
     })),
+    order: structures.map(({ type }) => type),
     reservedRegions: ofType(1).map(({ fields, ...rest }) => ({
       segment: segmentOf(fields),
       base: wide(fields, 'Base Address'),
@@ -113,10 +119,12 @@ function expectedTable(text: string) {
   };
 }
 
-function tableOf(name: string): DmarTable {
+function bytesOf(name: string): Uint8Array {
   const file = `${name}.hex`;
-  return parseDmar(dmarBytes(new Uint8Array(readFileSync(join(folder ?? '', file))), file), file);
+  return dmarBytes(new Uint8Array(readFileSync(join(folder ?? '', file))), file);
 }
+
+const tableOf = (name: string): DmarTable => parseDmar(bytesOf(name), `${name}.hex`);
 
 describe.skipIf(names.length === 0)('firmware tables', () => {
   test('there are some with a decoding by iasl', () => {
@@ -125,7 +133,7 @@ describe.skipIf(names.length === 0)('firmware tables', () => {
 
   // SATC and SIDP are left out: this iasl does not decode them.
   test.each(decoded)('%s is what iasl says', (name) => {
-    const { satc: _satc, sidp: _sidp, warnings: _warnings, ...table } = tableOf(name);
+    const { satc: _satc, sidp: _sidp, unknown: _unknown, warnings: _warnings, ...table } = tableOf(name);
     const numeric = {
       ...table,
       units: table.units.map((unit) => ({ ...unit, registerBase: BigInt(unit.registerBase) })),
@@ -135,8 +143,20 @@ describe.skipIf(names.length === 0)('firmware tables', () => {
         limit: BigInt(region.limit),
       })),
       affinities: table.affinities.map((entry) => ({ ...entry, registerBase: BigInt(entry.registerBase) })),
+      namespaceDevices: table.namespaceDevices.map(({ deviceNumber, name: path }) => ({ deviceNumber, name: path })),
     };
     expect(numeric).toEqual(expectedTable(readFileSync(join(folder ?? '', `${name}.iasl.txt`), 'utf8')));
+  });
+
+  // What names in the header are padded with is not decoded; the checksum follows from it.
+  test.each(names)('%s is encoded as it was', (name) => {
+    const table = tableOf(name);
+    const encoded = encodeDmar(table);
+    expect(parseDmar(encoded, name)).toEqual(table);
+    const { checksum, oemId, creatorRevision } = DMAR_HEADER.fields;
+    const isKept = (_: number, at: number) =>
+      at !== checksum.offset && (at < oemId.offset || at >= creatorRevision.offset);
+    expect([...encoded].filter(isKept)).toEqual([...bytesOf(name)].filter(isKept));
   });
 
   test.each(names)('%s can be read', (name) => {
