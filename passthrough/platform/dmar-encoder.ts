@@ -3,6 +3,7 @@
 import * as layouts from './dmar-layout.ts';
 import { type Decoded, type RecordLayout, StructureFlag, StructureType, writeRecord } from './dmar-layout.ts';
 import type { DmarNamespaceDevice, DmarScope, DmarTable, DmarUnknownStructure } from './dmar-table.ts';
+import { inTableOrder } from './structure-order.ts';
 
 /** A decoded table, or as much of one as there is to say. Lengths, checksum and warnings are not read. */
 export interface DmarContents extends Partial<Omit<DmarTable, 'header' | 'warnings'>> {
@@ -23,7 +24,7 @@ type Body<Layout extends RecordLayout> = Omit<Decoded<Layout>, 'type' | 'length'
  * @throws RangeError naming the structure and field whose value does not fit, or that a scope has no path
  */
 export function encodeDmar(contents: DmarContents): Uint8Array {
-  const structures = inOrder(structuresOf(contents), contents.order ?? []);
+  const structures = inTableOrder(structuresOf(contents), contents.order ?? []);
   const { length: _, checksumOk: __, ...named } = { ...DEFAULT_HEADER, ...contents.header };
   const { hostAddressWidth = DEFAULT_WIDTH, flags = 0 } = contents;
   const header = { ...named, signature: 'DMAR', checksum: 0, hostAddressWidth, flags };
@@ -79,13 +80,6 @@ function structuresOf(contents: DmarContents): ByType {
   ]);
   for (const one of unknown) known.set(one.type, [...(known.get(one.type) ?? []), unknownStructure(one)]);
   return known;
-}
-
-function inOrder(byType: ByType, order: readonly number[]): Uint8Array[] {
-  const left = new Map([...byType].map(([type, structures]) => [type, [...structures]]));
-  const named = order.flatMap((type) => left.get(type)?.shift() ?? []);
-  const others = [...left].sort(([a], [b]) => a - b).flatMap(([, structures]) => structures);
-  return [...named, ...others];
 }
 
 function structure<Layout extends RecordLayout>(

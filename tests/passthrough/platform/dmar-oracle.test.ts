@@ -8,6 +8,7 @@ import { type DmarTable, parseDmar } from '../../../passthrough/platform/dmar.ts
 import { dmarBytes } from '../../../passthrough/platform/dmar-bytes.ts';
 import { encodeDmar } from '../../../passthrough/platform/dmar-encoder.ts';
 import { DMAR_HEADER } from '../../../passthrough/platform/dmar-layout.ts';
+import { Platform } from '../../../passthrough/platform/units/index.ts';
 
 const folder = process.env.PASSTHROUGH_DATA && join(process.env.PASSTHROUGH_DATA, 'dmar');
 const names =
@@ -51,6 +52,21 @@ function readIasl(text: string): { header: Block; structures: IaslStructure[] } 
     }
   }
   return { header, structures };
+}
+
+type IaslScope = IaslStructure['scopes'][number];
+
+const structuresOfType = (name: string, type: number): IaslStructure[] =>
+  readIasl(readFileSync(join(folder ?? '', `${name}.iasl.txt`), 'utf8')).structures.filter((one) => one.type === type);
+
+/** Types 1 to 4; ACPI devices are no PCI functions. */
+const isPciScope = ({ fields }: IaslScope): boolean => Number.parseInt(fields.get('Device Scope Type')!, 16) < 5;
+
+function addressOf(of: Block, { fields, path }: IaslScope): string {
+  const [device, fn] = path[0]!;
+  const number = (value: number) => value.toString(16);
+  const segment = of.get('PCI Segment Number');
+  return `${segment}:${fields.get('PCI Bus Number')}:${number(device)}.${number(fn)}`;
 }
 
 /** What {@link parseDmar} should say, going by iasl alone. Numbers of 64 bits as bigint. */
@@ -157,6 +173,39 @@ describe.skipIf(names.length === 0)('firmware tables', () => {
     const isKept = (_: number, at: number) =>
       at !== checksum.offset && (at < oemId.offset || at >= creatorRevision.offset);
     expect([...encoded].filter(isKept)).toEqual([...bytesOf(name)].filter(isKept));
+  });
+
+  // All scopes of these tables have one step, and none is in two units.
+  test.each(decoded)('%s is a platform in which units have what iasl shows in their scopes', (name) => {
+    const platform = new Platform(tableOf(name));
+    const drhds = structuresOfType(name, 0);
+    const devices = drhds.flatMap(({ fields, scopes }, unit) =>
+      scopes.filter(isPciScope).map((scope) => ({ unit, device: addressOf(fields, scope) })),
+    );
+    const answers = devices.map(({ device }) => ({ unit: platform.unitOf(device).unit, device }));
+    expect(answers).toEqual(devices);
+    expect(new Set(devices.map(({ device }) => platform.unitOf(device).why))).toEqual(
+      new Set(devices.length > 0 ? ['explicit'] : []),
+    );
+    // A function on the bus of all bridges that no unit names goes to the unit for all others.
+    const all = drhds.findIndex(({ fields }) => Number.parseInt(fields.get('Flags')!, 16) === 1);
+    expect(platform.unitOf('00:13.7').unit).toBe(all < 0 ? null : all);
+  });
+
+  test.each(decoded)('%s reserves for devices what iasl shows', (name) => {
+    const platform = new Platform(tableOf(name));
+    for (const [region, { fields, scopes }] of structuresOfType(name, 1).entries()) {
+      const base = BigInt(`0x${fields.get('Base Address')}`);
+      for (const scope of scopes) {
+        const found = platform.reservedRegionsOf(addressOf(fields, scope)).find((one) => one.region === region);
+        expect(found).toMatchObject({ firstFrame: Number(base >> 12n), shared: scopes.length > 1, certain: true });
+      }
+    }
+  });
+
+  test('one table has a unit without registers, for which Xen turns VT-d off; none has another such mistake', () => {
+    const disabled = names.map((name) => new Platform(tableOf(name)).disabledBy?.code).filter((code) => code);
+    expect(disabled.filter((code) => code !== 'UNIT_BASE')).toEqual([]);
   });
 
   test.each(names)('%s can be read', (name) => {
