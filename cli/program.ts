@@ -159,7 +159,7 @@ function addConform(program: Command, perform: Perform): Command {
 }
 
 /** One line on stderr with a hint, and a thrown {@link CommanderError} instead of an exit. */
-function reportUsageErrors(command: Command, io: CliIo): void {
+export function reportUsageErrors(command: Command, io: CliIo): void {
   const full = command.parent ? `${command.parent.name()} ${command.name()}` : command.name();
   command.exitOverride().configureOutput({
     writeOut: io.stdout,
@@ -192,7 +192,7 @@ function policyList(text: string): readonly string[] {
   return names;
 }
 
-function wholeNumber(text: string): number {
+export function wholeNumber(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
     throw new InvalidArgumentError('Expected a whole number from 0 to 2^53-1.');

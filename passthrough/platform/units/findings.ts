@@ -2,13 +2,13 @@
 
 import type { Errno } from '../../../machine/errno.ts';
 import { type Sbdf, sbdfText } from '../../../machine/ids.ts';
-import { StructureType } from '../dmar-layout.ts';
+import { ScopeType, StructureType } from '../dmar-layout.ts';
 import type { DmarReservedRegion, DmarTable } from '../dmar-table.ts';
 import { inTableOrder } from '../structure-order.ts';
 import { mappedFrames } from './mapped-frames.ts';
 import { type MemoryRange, regionMemory } from './memory-map.ts';
 import type { PciTopology } from './pci-topology.ts';
-import { type ScopeReach, scopeText } from './scope-reach.ts';
+import type { ScopeReach } from './scope-reach.ts';
 
 /** Xen turns VT-d off; it goes on as if the structure were not there; or it goes on with it. */
 export type FindingEffect = 'disables VT-d' | 'ignored' | 'kept';
@@ -99,6 +99,8 @@ class TableReading {
   #allPorts = false;
   /** Who named a function first: unit by sbdf. */
   readonly #named = new Map<number, number>();
+  /** The reserved regions in force by address: they do not overlap. */
+  readonly #ranges: { readonly base: bigint; readonly limit: bigint; readonly name: string }[] = [];
   readonly #table: DmarTable;
   readonly #reach: TableReach;
   readonly #topology: PciTopology | null;
@@ -132,8 +134,9 @@ class TableReading {
       const first = this.#named.get(at) ?? index;
       this.#named.set(at, first);
       if (first !== index) this.found('SCOPE_TWICE', `${name} names ${textOf(segment, bdf)}, as unit ${first} does`);
-      // Xen does not look when the unit serves all others anyway.
-      if (includeAll || /ioapic|hpet/.test(scopeText(scope)) || !this.#isAbsent(segment, bdf)) continue;
+      // Xen does not look for I/O APICs and HPETs, nor at all when the unit serves all others anyway.
+      const isPci = scope.type === ScopeType.endpoint || scope.type === ScopeType.bridge;
+      if (includeAll || !isPci || !this.#isAbsent(segment, bdf)) continue;
       this.found('SCOPE_DEVICE_ABSENT', `${name} names ${textOf(segment, bdf)}, which does not exist`);
     }
   }
@@ -152,9 +155,9 @@ class TableReading {
     const region = this.#table.reservedRegions[index]!;
     const name = `reserved region ${region.base}..${region.limit}`;
     const [base, limit] = [BigInt(region.base), BigInt(region.limit)];
-    const earlier = this.regions.map((at) => this.#table.reservedRegions[at]!);
-    const overlapped = earlier.find((other) => base <= BigInt(other.limit) && BigInt(other.base) <= limit);
-    if (overlapped) return this.found('RMRR_OVERLAP', `${name} overlaps ${overlapped.base}..${overlapped.limit}`);
+    const place = this.#firstEndingFrom(base);
+    const next = this.#ranges[place];
+    if (next && next.base <= limit) return this.found('RMRR_OVERLAP', `${name} overlaps ${next.name}`);
     const lies = base <= limit && this.#memory ? regionMemory(region, this.#memory) : 'reserved';
     if (lies === 'ram') return this.found('RMRR_IN_RAM', `${name} is not in reserved memory, but in RAM`);
     if (lies === 'converted') this.found('RMRR_NOT_RESERVED', `${name} is not all in reserved memory`);
@@ -165,11 +168,23 @@ class TableReading {
     }
     if (base > limit) return this.found('RMRR_REVERSED', `${name} ends before it starts`);
     this.regions.push(index);
+    this.#ranges.splice(place, 0, { base, limit, name });
     this.#oddRegion(
       region,
       name,
       devices.some(({ bdf }) => bdf === 0),
     );
+  }
+
+  /** Index of the first range in force that does not end before `base`. */
+  #firstEndingFrom(base: bigint): number {
+    let [low, high] = [0, this.#ranges.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#ranges[middle]!.limit < base) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   #oddRegion(region: DmarReservedRegion, name: string, hasDeviceZero: boolean): void {

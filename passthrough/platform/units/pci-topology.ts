@@ -1,6 +1,6 @@
 // The PCI functions of a machine and the buses behind its bridges, as far as the way to a device depends on them.
 
-import { parseSbdf, type Sbdf } from '../../../machine/ids.ts';
+import { parseSbdf, type Sbdf, sbdfText } from '../../../machine/ids.ts';
 
 /** xen: enum pdev_type. `pci-endpoint` is conventional PCI. */
 export type PciType = 'endpoint' | 'pci-endpoint' | 'host-bridge' | 'root-port' | 'pcie-to-pci-bridge' | 'pci-bridge';
@@ -28,6 +28,8 @@ export type BusRange = readonly [first: number, last: number];
 /** What configuration space reads as where there is no function. */
 const NO_BUS = 0xff;
 
+const isBus = (of: unknown): of is number => Number.isInteger(of) && (of as number) >= 0 && (of as number) <= 0xff;
+
 export const segmentOf = (of: Sbdf): number => Math.floor(of / 0x10000);
 export const bdfOf = (of: Sbdf): Bdf => of % 0x10000;
 export const busOf = (of: Sbdf | Bdf): number => (of >>> 8) & 0xff;
@@ -39,7 +41,7 @@ export class PciTopology {
   readonly #segments: ReadonlySet<number>;
   readonly #behindBridges: ReadonlySet<number>;
 
-  /** @throws RangeError for what is no PCI address, and for a function that is there twice */
+  /** @throws RangeError for what is no PCI address or bus, and for a function that is there twice */
   constructor(functions: readonly PciTopologyFunction[]) {
     const bySbdf = new Map<number, PciTopologyFunction>();
     for (const one of functions) {
@@ -53,7 +55,12 @@ export class PciTopology {
     const behind = new Set<number>();
     for (const [at, { secondary, subordinate = secondary }] of bySbdf) {
       if (secondary === undefined) continue;
-      for (let bus = secondary; bus <= subordinate!; bus++) behind.add(segmentOf(at as Sbdf) * 0x100 + bus);
+      if (!isBus(secondary) || !isBus(subordinate)) {
+        throw new RangeError(
+          `PCI function ${sbdfText(at as Sbdf)}: buses ${secondary} to ${subordinate}: expected 0 to 255`,
+        );
+      }
+      for (let bus = secondary; bus <= subordinate; bus++) behind.add(segmentOf(at as Sbdf) * 0x100 + bus);
     }
     this.#behindBridges = behind;
   }

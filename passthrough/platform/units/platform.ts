@@ -93,12 +93,14 @@ export class Platform {
       rootPorts: reaches(table.rootPorts),
       satc: reaches(table.satc),
     };
+    // The first of a unit counts, as in Xen's list.
+    const nodes = new Map(table.affinities.toReversed().map((one) => [one.registerBase, one.proximityDomain]));
     this.units = table.units.map(({ segment, registerBase, includeAll, size = 0 }) => ({
       segment,
       registerBase,
       registerPages: 2 ** (size & 15),
       includeAll,
-      proximityDomain: table.affinities.find((one) => one.registerBase === registerBase)?.proximityDomain ?? null,
+      proximityDomain: nodes.get(registerBase) ?? null,
     }));
     const { findings, regions, satc } = tableFindings(table, this.#reach, this.topology, memory);
     this.findings = findings;

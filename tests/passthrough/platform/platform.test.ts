@@ -205,10 +205,25 @@ test('all of it is plain data', () => {
   });
 });
 
+test.each([
+  ['units', () => drhd(0, 0, 0x1000n, ...endpoint(0, 2, 0))],
+  ['reserved regions', (at: number) => rmrr(0, BigInt(at) << 12n, (BigInt(at) << 12n) + 0xfffn, ...endpoint(0, 2, 0))],
+  ['NUMA nodes and units', (at: number) => (at % 2 === 0 ? drhd(0, 0, BigInt(at)) : rhsa(BigInt(at), at))],
+])('a table full of %s is a platform in one pass', (_, structureAt) => {
+  const structures: number[][] = [];
+  for (let at = 1, bytes = 0; bytes < 1_000_000; at++)
+    bytes += structures[structures.push(structureAt(at)) - 1]!.length;
+  const of = platform(structures);
+  expect(of.units.length + of.regions.length).toBeGreaterThan(20_000);
+  expect(of.describe('00:02.0').device).toBe('0000:00:02.0');
+});
+
 test('functions that are no PCI addresses, or there twice, are refused', () => {
   expect(() => platform([drhd(1, 0, A)], { functions: [{ device: '00:20.0' }] })).toThrow('PCI address "00:20.0"');
   expect(() => platform([], { functions: [{ device: '00:2.0' }, { device: '0000:00:02.0' }] })).toThrow(
     'each function',
   );
+  const bridgeTo = (subordinate: number) => ({ device: '00:02.0', secondary: 1, subordinate });
+  expect(() => platform([], { functions: [bridgeTo(2 ** 40)] })).toThrow('0000:00:02.0: buses 1 to 1099511627776');
   expect(() => platform([]).unitOf('nowhere')).toThrow(RangeError);
 });
