@@ -33,7 +33,7 @@ export interface UnitAnswer {
   readonly unit: number | null;
   readonly why: 'explicit' | 'bridge' | 'include-all' | 'none' | 'unknown';
   readonly reason: string;
-  /** The units that it may be: one where it is known, none where there is none. */
+  /** The units that it may be: one where it is known, none where there is none. Last, the one for all others. */
   readonly candidates: readonly number[];
 }
 
@@ -131,7 +131,8 @@ export class Platform {
     const others = ordered.findLast((unit) => this.units[unit]!.includeAll);
     if (maybe.length > 0) {
       const candidates = [...new Set([...maybe.map(({ unit }) => unit), ...(others === undefined ? [] : [others])])];
-      return { unit: null, why: 'unknown', reason: this.#unknown(maybe[0]!.reason), candidates };
+      const reason = `${maybe[0]!.reason}${others === undefined ? ', or served by no unit' : ''}`;
+      return { unit: null, why: 'unknown', reason: this.#unknown(reason), candidates };
     }
     if (others === undefined) {
       const reason = 'no unit names it, and none of its segment serves all others';

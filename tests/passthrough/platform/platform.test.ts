@@ -80,7 +80,7 @@ describe('with the topology', () => {
     expect(through.unitOf('01:03.1')).toEqual({
       unit: null,
       why: 'unknown',
-      reason: 'may be endpoint 00:02.0/03.1',
+      reason: 'may be endpoint 00:02.0/03.1, or served by no unit',
       candidates: [0],
     });
   });
