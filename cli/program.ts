@@ -2,6 +2,7 @@
 
 import { createRequire } from 'node:module';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { parseSbdf, sbdfText } from '../machine/ids.ts';
 import { ExitCode } from './exit-code.ts';
 import { reportFailure } from './failure.ts';
 import { type CliIo, printable } from './io.ts';
@@ -24,6 +25,7 @@ Exit status:
 const EXAMPLES = `
 Examples:
   $ passthrough dmar /sys/firmware/acpi/tables/DMAR    the VT-d units of this machine
+  $ passthrough dmar DMAR.bin --device 0000:00:1d.0    the unit, reserved regions and ATS of a device
   $ passthrough compare --policies queued,deferred     two flush policies on the example trace
   $ passthrough conform recording.jsonl.gz             the model against a recording of real Xen
   $ passthrough dmar --help                            more about one command
@@ -32,8 +34,15 @@ Examples:
 const DMAR_HELP = `
 FILE is a raw table, its bytes as hex digits, or a dump by acpidump, xxd or iasl.
 
+With --device it answers for that PCI function, as Xen would: which unit (DRHD) translates its DMA and why (explicit:
+the unit names it; bridge: it is behind a bridge that the unit names; include-all: the unit serves all that no other
+names), which reserved regions (RMRR) are mapped for it, and whether the platform lets it use ATS. A table does not say
+which buses are behind a bridge: where that matters the answer is "unknown", with the units that it may be.
+
 Examples:
   $ passthrough dmar /sys/firmware/acpi/tables/DMAR
+  $ passthrough dmar DMAR.hex --device 0000:00:1d.0 --device 00:02.0
+  $ passthrough dmar DMAR.hex --device 00:02.0 --json | jq '.devices[].unit'
   $ passthrough dmar DMAR.hex --json | jq '.units[].registerBase'
   $ passthrough dmar old-board.bin --ignore-checksum
 `;
@@ -95,10 +104,11 @@ function addDmar(program: Command, perform: Perform): Command {
     .command('dmar')
     .description('show the VT-d units, reserved regions and device scopes of an ACPI DMAR table')
     .argument('<file>', 'the table: raw, hex or a dump')
-    .option('--json', 'print the decoded table as JSON')
+    .option('--device <sbdf>', 'answer for this PCI function, as 0000:00:1d.0 (repeatable)', pciAddresses)
+    .option('--json', 'print the decoded table, or the answers, as JSON')
     .option('--ignore-checksum', 'warn about a wrong checksum instead of refusing the table')
     .addHelpText('after', DMAR_HELP)
-    .action((file: string, options: { json?: true; ignoreChecksum?: true }) =>
+    .action((file: string, options: { device?: readonly string[]; json?: true; ignoreChecksum?: true }) =>
       perform(async () => (await import('./commands/dmar.ts')).runDmar, { ...options, file }),
     );
 }
@@ -149,7 +159,7 @@ function addConform(program: Command, perform: Perform): Command {
 }
 
 /** One line on stderr with a hint, and a thrown {@link CommanderError} instead of an exit. */
-function reportUsageErrors(command: Command, io: CliIo): void {
+export function reportUsageErrors(command: Command, io: CliIo): void {
   const full = command.parent ? `${command.parent.name()} ${command.name()}` : command.name();
   command.exitOverride().configureOutput({
     writeOut: io.stdout,
@@ -166,6 +176,15 @@ function reportUsageErrors(command: Command, io: CliIo): void {
   });
 }
 
+/** Each use of the option adds to those before. */
+function pciAddresses(text: string, before: readonly string[] = []): readonly string[] {
+  try {
+    return [...before, sbdfText(parseSbdf(text))];
+  } catch {
+    throw new InvalidArgumentError('Expected segment:bus:device.function in hex, as in 0000:00:1d.0.');
+  }
+}
+
 function policyList(text: string): readonly string[] {
   const names = text.split(',').map((name) => name.trim());
   if (names.includes(''))
@@ -173,7 +192,7 @@ function policyList(text: string): readonly string[] {
   return names;
 }
 
-function wholeNumber(text: string): number {
+export function wholeNumber(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
     throw new InvalidArgumentError('Expected a whole number from 0 to 2^53-1.');

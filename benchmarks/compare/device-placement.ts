@@ -1,13 +1,12 @@
 // Which unit a device is behind, by the DMAR table of a machine; and which device a trace's address space belongs to.
 
 import { parseSbdf, sbdfText } from '../../machine/ids.ts';
-import type { DmarTable } from '../../passthrough/index.ts';
+import { type DmarTable, Platform } from '../../passthrough/index.ts';
 import type { PlacedDevice, ReplayPlatform } from './replay/index.ts';
 import type { ImportedTrace } from './workload/workload.ts';
 
-/** Scope types of a DMAR table. VT-d 8.3.1. */
-const ENDPOINT = 1;
-const BRIDGE = 2;
+const NAMED = 'its unit names it as an endpoint';
+const OTHERS = 'its unit serves all devices of the segment that no other unit names';
 /** Units that the model takes. */
 const UNITS_MAX = 16;
 
@@ -25,30 +24,22 @@ export interface TracePlacement extends ReplayPlatform {
 }
 
 /**
- * The unit of a device: the one that names it as an endpoint; else the one that serves all others of the segment; else
- * the only one that names a bridge there (what is behind a bridge, only the bus topology says, which the table does not
- * hold); else the first.
+ * The unit of a device, as Xen finds it. Where only the bus topology tells, which a table does not hold, one is
+ * assumed: the one that serves all others of the segment; else the only one that may have it behind a bridge; else the
+ * first.
  * @param device `0000:03:00.0`
  */
 export function unitOf(table: DmarTable, device: string): { readonly unit: number; readonly why: string } {
-  const sbdf = parseSbdf(device);
-  const [segment, bus] = [Math.floor(sbdf / 0x10000), (sbdf >>> 8) & 0xff];
-  const [slot, fn] = [(sbdf >>> 3) & 31, sbdf & 7];
-  const units = table.units.map((unit, index) => ({ ...unit, index })).filter((unit) => unit.segment === segment);
-  const named = units.find(({ scopes }) =>
-    scopes.some(
-      ({ type, startBus, path }) =>
-        type === ENDPOINT && startBus === bus && path.length === 1 && path[0]![0] === slot && path[0]![1] === fn,
-    ),
-  );
-  if (named) return { unit: named.index, why: 'its unit names it as an endpoint' };
-  const others = units.find(({ includeAll }) => includeAll);
-  if (others) return { unit: others.index, why: 'its unit serves all devices of the segment that no other unit names' };
-  const bridges = units.filter(({ scopes }) => scopes.some(({ type }) => type === BRIDGE));
-  if (bridges.length === 1) {
-    return { unit: bridges[0]!.index, why: 'assumed: the only unit of the segment with devices behind bridges' };
+  const { unit, why, candidates } = new Platform(table).unitOf(device);
+  if (unit !== null) return { unit, why: why === 'explicit' ? NAMED : OTHERS };
+  const others = candidates.find((candidate) => table.units[candidate]!.includeAll);
+  if (others !== undefined) return { unit: others, why: 'assumed: behind no bridge that another unit names' };
+  if (candidates.length === 1) {
+    return { unit: candidates[0]!, why: 'assumed: the only unit of the segment with devices behind bridges' };
   }
-  return { unit: units[0]?.index ?? 0, why: 'assumed: the table does not say; the first unit' };
+  const segment = Math.floor(parseSbdf(device) / 0x10000);
+  const first = table.units.findIndex((one) => one.segment === segment);
+  return { unit: Math.max(first, 0), why: 'assumed: the table does not say; the first unit' };
 }
 
 /**

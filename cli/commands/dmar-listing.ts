@@ -1,17 +1,11 @@
 // A DMAR table as text for people.
 
 import Table from 'cli-table3';
+import type { DeviceAnswer, Platform, RegionAnswer } from '../../passthrough/index.ts';
 import type { DmarScope, DmarTable } from '../../passthrough/platform/dmar.ts';
-import { DmarFlag, ScopeType } from '../../passthrough/platform/dmar-layout.ts';
+import { DmarFlag } from '../../passthrough/platform/dmar-layout.ts';
+import { scopeText } from '../../passthrough/platform/units/scope-reach.ts';
 import { printable } from '../io.ts';
-
-const SCOPE_NAMES: Readonly<Record<number, string>> = {
-  [ScopeType.endpoint]: 'endpoint',
-  [ScopeType.bridge]: 'bridge',
-  [ScopeType.ioapic]: 'ioapic',
-  [ScopeType.hpet]: 'hpet',
-  [ScopeType.namespaceDevice]: 'acpi',
-};
 
 const FLAG_NAMES: readonly (readonly [bit: number, name: string])[] = [
   [DmarFlag.interruptRemapping, 'interrupt remapping'],
@@ -68,6 +62,44 @@ export function dmarListing(table: DmarTable, heading: Heading): string {
   return `${sections.filter((text) => text !== '').join('\n\n')}\n`;
 }
 
+/** What a platform says of some of its devices, one block each. Ends with a line end. */
+export function deviceListing(answers: readonly DeviceAnswer[], heading: Heading): string {
+  return `${answers.map((answer) => deviceBlock(answer, heading)).join('\n\n')}\n`;
+}
+
+function deviceBlock({ device, unit, reservedRegions, ats, satc }: DeviceAnswer, heading: Heading): string {
+  const regions = reservedRegions.length > 0 ? reservedRegions.map(regionText) : ['none'];
+  const lines: [label: string, text: string][] = [
+    ['unit', unitText(unit)],
+    ...regions.map((text, index): [string, string] => [index === 0 ? 'reserved' : '', text]),
+    ['ATS', `${ats.allowed === null ? 'unknown' : ats.allowed ? 'allowed' : 'not allowed'}: ${ats.reason}`],
+  ];
+  if (satc) lines.push(['SATC', `listed, translation cache ${satc.atcRequired ? 'required' : 'not required'}`]);
+  return [heading(device), ...lines.map(([label, text]) => `  ${label.padEnd(10)}${text}`)].join('\n');
+}
+
+function unitText({ unit, why, reason, candidates, segment, registerBase }: DeviceAnswer['unit']): string {
+  const where = `segment ${hex(segment, 4)}`;
+  if (unit !== null) return `${unit}, ${where}, registers at ${registerBase} (${why}: ${reason})`;
+  if (why === 'none') return `none on ${where}: ${reason}`;
+  const others = candidates.map((candidate) => `unit ${candidate}`).join(' or ');
+  return `unknown on ${where}, ${others}: ${reason}`;
+}
+
+function regionText({ base, limit, firstFrame, frames, shared, certain }: RegionAnswer): string {
+  const mapped = frames === 0 ? 'maps nothing' : `frames 0x${firstFrame.toString(16)} and ${frames - 1} more`;
+  const notes = [shared && 'shared with other devices', !certain && 'perhaps: only the PCI topology tells'];
+  return [`${base}..${limit}`, mapped, ...notes.filter((note) => note !== false)].join(', ');
+}
+
+/** What is wrong with a table, and what Xen does about it: `Xen disables VT-d (EFAULT): ...`. */
+export function findingLines({ findings }: Pick<Platform, 'findings'>): string[] {
+  return findings.map(({ effect, errno, message, source }) => {
+    const does = effect === 'kept' ? 'Xen goes on' : effect === 'ignored' ? 'Xen ignores it' : `Xen ${effect}`;
+    return `${message}: ${does}${errno ? ` (-${errno})` : ''}; ${source}`;
+  });
+}
+
 function headerLines({ header, hostAddressWidth, flags }: DmarTable, heading: Heading): string {
   const oem = printable([header.oemId, header.oemTableId].filter((id) => id !== '').join(' / '));
   const set = FLAG_NAMES.filter(([bit]) => (flags & bit) !== 0).map(([, name]) => name);
@@ -118,13 +150,6 @@ function devices(scopes: readonly DmarScope[], others?: string): string {
   const lines = scopes.map(scopeText);
   if (others !== undefined) lines.push(others);
   return lines.length > 0 ? lines.join('\n') : 'none';
-}
-
-/** `endpoint 00:1f.7`; `bridge 00:1c.0/02.0` for one behind a bridge; `ioapic 2 at f0:1f.0` with its id. */
-export function scopeText({ type, enumerationId, startBus, path }: DmarScope): string {
-  const place = `${hex(startBus, 2)}:${path.map(([device, fn]) => `${hex(device, 2)}.${fn.toString(16)}`).join('/')}`;
-  if (type === ScopeType.endpoint || type === ScopeType.bridge) return `${SCOPE_NAMES[type]} ${place}`;
-  return `${SCOPE_NAMES[type] ?? `type ${type}`} ${enumerationId} at ${place}`;
 }
 
 /** Bytes in the largest unit that divides them: `128 KiB`. */

@@ -191,6 +191,46 @@ function hex64(low: number, high: number): Hex64 {
   return high === 0 ? `0x${low.toString(16)}` : `0x${high.toString(16)}${low.toString(16).padStart(8, '0')}`;
 }
 
+/**
+ * Writes the record at byte `at`, where there is room for it; reserved bytes stay as they are. Text is padded with
+ * spaces.
+ * @throws RangeError naming the field whose value does not fit
+ */
+export function writeRecord<Layout extends RecordLayout>(
+  layout: Layout,
+  view: DataView,
+  at: number,
+  values: Decoded<Layout>,
+): void {
+  for (const [name, field] of Object.entries(layout.fields)) {
+    if (field.kind === 'reserved') continue;
+    const value = (values as Record<string, unknown>)[name];
+    const expected = writeField(field, view, at + field.offset, value);
+    if (expected) throw new RangeError(`${layout.name}: ${name} ${JSON.stringify(value)}: expected ${expected}`);
+  }
+}
+
+/** What was expected instead of a value that does not fit. */
+function writeField(field: FieldLayout, view: DataView, at: number, value: unknown): string | null {
+  if (field.kind === 'u64') {
+    if (typeof value !== 'string' || !/^0x[0-9a-f]{1,16}$/i.test(value)) return '0x and up to 16 hex digits';
+    view.setBigUint64(at, BigInt(value), true);
+    return null;
+  }
+  if (field.kind === 'text') {
+    if (typeof value !== 'string' || value.length > field.bytes || !/^[ -~]*$/.test(value)) {
+      return `up to ${field.bytes} printable ASCII characters`;
+    }
+    const padded = value.padEnd(field.bytes);
+    for (let i = 0; i < field.bytes; i++) view.setUint8(at + i, padded.charCodeAt(i));
+    return null;
+  }
+  const most = 2 ** (8 * field.bytes) - 1;
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > most) return `0 to ${most}`;
+  for (let i = 0; i < field.bytes; i++) view.setUint8(at + i, Math.floor(value / 2 ** (8 * i)) & 0xff);
+  return null;
+}
+
 /** The bytes as characters, one each (Latin-1). */
 export function readText(view: DataView, at: number, bytes: number): string {
   let characters = '';

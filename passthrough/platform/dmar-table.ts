@@ -12,6 +12,8 @@ export interface DmarScope {
   readonly enumerationId: number;
   readonly startBus: number;
   readonly path: readonly (readonly [device: number, fn: number])[];
+  /** As in the table, with meaning under a SIDP only; left out: 0. */
+  readonly flags?: number;
 }
 
 /** DRHD: one VT-d unit. */
@@ -22,6 +24,8 @@ export interface DmarUnit {
   /** Serves every device of the segment that no other unit names. */
   readonly includeAll: boolean;
   readonly scopes: readonly DmarScope[];
+  /** As in the table: bits 3:0 say that the registers take 2^n pages; left out: 0. */
+  readonly size?: number;
 }
 
 /** RMRR: memory that firmware has devices access, from byte `base` to byte `limit` inclusive. */
@@ -43,12 +47,16 @@ export interface DmarRootPorts {
 export interface DmarAffinity {
   readonly registerBase: Hex64;
   readonly proximityDomain: number;
+  /** Bytes that nobody defined yet, as hex digits; left out when there are none. */
+  readonly rest?: string;
 }
 
 /** ANDD: the ACPI path of the device that scopes of type 5 call by number. */
 export interface DmarNamespaceDevice {
   readonly deviceNumber: number;
   readonly name: string;
+  /** Bytes after the NUL that ends the name, as hex digits (firmware pads); left out when there are none. */
+  readonly rest?: string;
 }
 
 /** SATC: devices of the chip with a translation cache of their own. */
@@ -63,6 +71,13 @@ export interface DmarTranslationCaches {
 export interface DmarDeviceProperties {
   readonly segment: number;
   readonly scopes: readonly DmarScope[];
+}
+
+/** A structure of a type that is not known here. */
+export interface DmarUnknownStructure {
+  readonly type: number;
+  /** Its bytes after type and length, as hex digits. */
+  readonly body: string;
 }
 
 /** Something odd that does not stop the table from being used. */
@@ -83,6 +98,10 @@ export interface DmarTable {
     readonly checksumOk: boolean;
     readonly oemId: string;
     readonly oemTableId: string;
+    readonly oemRevision: number;
+    /** Who compiled the table: `INTL` for iasl. */
+    readonly creatorId: string;
+    readonly creatorRevision: number;
   };
   /** The raw byte: the width of host addresses in bits is one more. */
   readonly hostAddressWidth: number;
@@ -95,5 +114,8 @@ export interface DmarTable {
   readonly namespaceDevices: readonly DmarNamespaceDevice[];
   readonly satc: readonly DmarTranslationCaches[];
   readonly sidp: readonly DmarDeviceProperties[];
+  readonly unknown: readonly DmarUnknownStructure[];
+  /** Types of all structures, as they follow one another. VT-d 8.2 wants them in numerical order. */
+  readonly order: readonly number[];
   readonly warnings: readonly DmarWarning[];
 }

@@ -14,6 +14,7 @@ import type {
   DmarTable,
   DmarTranslationCaches,
   DmarUnit,
+  DmarUnknownStructure,
   DmarWarning,
 } from './dmar-table.ts';
 
@@ -43,6 +44,8 @@ interface Structures {
   readonly namespaceDevices: DmarNamespaceDevice[];
   readonly satc: DmarTranslationCaches[];
   readonly sidp: DmarDeviceProperties[];
+  readonly unknown: DmarUnknownStructure[];
+  readonly order: number[];
 }
 
 const HEADER = layouts.DMAR_HEADER;
@@ -75,9 +78,9 @@ export function parseDmar(bytes: Uint8Array, file: string, options: DmarOptions 
     const message = `${bytes.length - header.length} bytes follow the table, expected none`;
     warnings.push({ code: 'DMAR_TRAILING', offset: header.length, message });
   }
-  const { length, revision, oemId, oemTableId, hostAddressWidth, flags } = header;
+  const { signature: _, checksum: __, hostAddressWidth, flags, ...named } = header;
   return deepFreeze({
-    header: { length, revision, checksumOk, oemId, oemTableId },
+    header: { ...named, checksumOk },
     hostAddressWidth,
     flags,
     ...structures,
@@ -137,6 +140,8 @@ function readStructures(reading: Reading): Structures {
     namespaceDevices: [],
     satc: [],
     sidp: [],
+    unknown: [],
+    order: [],
   };
   for (let at: number = HEADER.bytes; at < reading.end; ) {
     at = readStructure(reading, at, structures);
@@ -179,6 +184,7 @@ const STRUCTURE_LAYOUTS: Readonly<Record<number, RecordLayout>> = {
 
 function addStructure(reading: Reading, type: number, at: number, end: number, into: Structures): void {
   const { view, warnings } = reading;
+  into.order.push(type);
   const scopesAfter = (layout: RecordLayout) => readScopes(reading, at + layout.bytes, end);
   switch (type) {
     case StructureType.DRHD:
@@ -199,7 +205,7 @@ function addStructure(reading: Reading, type: number, at: number, end: number, i
     }
     case StructureType.RHSA: {
       const { registerBase, proximityDomain } = readRecord(layouts.RHSA, view, at);
-      into.affinities.push({ registerBase, proximityDomain });
+      into.affinities.push({ registerBase, proximityDomain, ...restOf(view, at + layouts.RHSA.bytes, end) });
       break;
     }
     case StructureType.ANDD:
@@ -219,14 +225,16 @@ function addStructure(reading: Reading, type: number, at: number, end: number, i
     default: {
       const message = `structure of unknown type ${type} (${end - at} bytes) skipped`;
       warnings.push({ code: 'DMAR_UNKNOWN_STRUCTURE', offset: at, message });
+      into.unknown.push({ type, body: readHex(view, at + layouts.STRUCTURE_HEADER.bytes, end) });
     }
   }
 }
 
 function readUnit(reading: Reading, at: number, end: number): DmarUnit {
-  const { segment, flags, registerBase } = readRecord(layouts.DRHD, reading.view, at);
+  const { segment, flags, size, registerBase } = readRecord(layouts.DRHD, reading.view, at);
   const includeAll = (flags & StructureFlag.includeAll) !== 0;
-  const unit = { segment, registerBase, includeAll, scopes: readScopes(reading, at + layouts.DRHD.bytes, end) };
+  const scopes = readScopes(reading, at + layouts.DRHD.bytes, end);
+  const unit = { segment, registerBase, includeAll, scopes, ...(size !== 0 && { size }) };
   reading.warnings.push(...unitWarnings(unit, at));
   if (includeAll && reading.includeAllSegments.has(segment)) {
     const message = `another INCLUDE_ALL unit on segment ${segment}, expected at most one`;
@@ -245,7 +253,8 @@ function readNamespaceDevice(reading: Reading, at: number, end: number): DmarNam
     const message = `name of ACPI device ${deviceNumber} runs to the end of its structure, expected a NUL after it`;
     reading.warnings.push({ code: 'DMAR_NAME', offset: nameAt, message });
   }
-  return { deviceNumber, name: nul < 0 ? text : text.slice(0, nul) };
+  if (nul < 0) return { deviceNumber, name: text };
+  return { deviceNumber, name: text.slice(0, nul), ...restOf(reading.view, nameAt + nul + 1, end) };
 }
 
 /** The device scopes from byte `from` up to `end`, the end of the structure that holds them. */
@@ -281,13 +290,21 @@ function scopeLength(reading: Reading, at: number, end: number): number {
 }
 
 function readScope(view: DataView, at: number, end: number): DmarScope {
-  const { type, enumerationId, startBus } = readRecord(layouts.SCOPE, view, at);
+  const { type, enumerationId, startBus, flags } = readRecord(layouts.SCOPE, view, at);
   const path: [number, number][] = [];
   for (let hopAt = at + layouts.SCOPE.bytes; hopAt < end; hopAt += layouts.PATH_HOP.bytes) {
     const hop = readRecord(layouts.PATH_HOP, view, hopAt);
     path.push([hop.device, hop.function]);
   }
-  return { type, enumerationId, startBus, path };
+  return { type, enumerationId, startBus, path, ...(flags !== 0 && { flags }) };
+}
+
+const restOf = (view: DataView, from: number, end: number) => (from < end ? { rest: readHex(view, from, end) } : {});
+
+function readHex(view: DataView, from: number, end: number): string {
+  let digits = '';
+  for (let at = from; at < end; at++) digits += view.getUint8(at).toString(16).padStart(2, '0');
+  return digits;
 }
 
 function structureError(reading: Reading, offset: number, message: string): InputError {

@@ -1,9 +1,10 @@
 import { chmodSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { scopeText, sizeText } from '../../cli/commands/dmar-listing.ts';
+import { sizeText } from '../../cli/commands/dmar-listing.ts';
 import { parseDmar } from '../../passthrough/platform/dmar.ts';
-import { FULL_TABLE } from '../passthrough/platform/dmar-fixtures.ts';
+import { scopeText } from '../../passthrough/platform/units/scope-reach.ts';
+import { dmarTable, drhd, FULL_TABLE, rmrr, scope } from '../passthrough/platform/dmar-fixtures.ts';
 import { runCommand, scratchFolder } from './cli-run.ts';
 
 const Q35 = fileURLToPath(new URL('../../examples/data/q35.DMAR.bin', import.meta.url));
@@ -75,6 +76,79 @@ describe('passthrough dmar', () => {
     const { stdout } = await passthrough('dmar', fileOf('escape.bin', bytes), '--ignore-checksum');
     expect(stdout).toContain('\\x1b_SB.PCI0.I2C0');
     expect(stdout).not.toContain('\x1b');
+  });
+});
+
+describe('passthrough dmar --device', () => {
+  const table = dmarTable([
+    drhd(0, 0, 0xfed90000n, ...scope(1, 0, 0, 2, 0)),
+    drhd(0, 0, 0xfed91000n, ...scope(2, 0, 0, 0x1c, 0)),
+    drhd(1, 0, 0xfed92000n),
+    rmrr(0, 0x89db1000n, 0x89dd0fffn, ...scope(1, 0, 0, 0x14, 0), ...scope(1, 0, 0, 0x1d, 0)),
+  ]);
+  const listed = (...argv: string[]) => passthrough('dmar', fileOf('platform.bin', table), ...argv);
+
+  test('answers unit, reserved regions and ATS of each', async () => {
+    const asked = ['--device', '0000:00:1d.0', '--device', '00:02.0', '--device', '1:0.0', '--device', '0001:00:00.0'];
+    const { code, stdout, stderr } = await listed(...asked);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout.split('\n')).toEqual([
+      '0000:00:1d.0',
+      '  unit      2, segment 0000, registers at 0xfed92000 (include-all: no unit names it; this one serves all others of its segment)',
+      '  reserved  0x89db1000..0x89dd0fff, frames 0x89db1 and 31 more, shared with other devices',
+      '  ATS       allowed: integrated into the root complex',
+      '',
+      '0000:00:02.0',
+      '  unit      0, segment 0000, registers at 0xfed90000 (explicit: named by the unit: endpoint 00:02.0)',
+      '  reserved  none',
+      '  ATS       allowed: integrated into the root complex',
+      '',
+      '0000:01:00.0',
+      '  unit      unknown on segment 0000, unit 1 or unit 2: may be behind bridge 00:1c.0 (only the PCI topology tells)',
+      '  reserved  none',
+      '  ATS       unknown: below no root port with ATS; it may be integrated into the root complex (only the PCI topology tells)',
+      '',
+      '0001:00:00.0',
+      '  unit      none on segment 0001: no unit names it, and none of its segment serves all others',
+      '  reserved  none',
+      '  ATS       allowed: integrated into the root complex',
+      '',
+    ]);
+  });
+
+  test('--json is the same as data', async () => {
+    const { stdout } = await listed('--device', '00:1d.0', '--json');
+    expect(JSON.parse(stdout)).toEqual({
+      devices: [
+        {
+          device: '0000:00:1d.0',
+          unit: expect.objectContaining({ unit: 2, segment: 0, registerBase: '0xfed92000', why: 'include-all' }),
+          reservedRegions: [expect.objectContaining({ region: 0, base: '0x89db1000', frames: 32, shared: true })],
+          ats: expect.objectContaining({ allowed: true, why: 'integrated' }),
+          satc: null,
+        },
+      ],
+      findings: [],
+      disabledBy: null,
+    });
+  });
+
+  test('says what Xen makes of a broken table', async () => {
+    const broken = fileOf('broken.bin', dmarTable([drhd(1, 0, 0n), rmrr(0, 0n, 0n, ...scope(1, 0, 0, 2, 0))]));
+    const { code, stdout, stderr } = await passthrough('dmar', broken, '--device', '00:02.0');
+    expect(code).toBe(0);
+    expect(stdout).toContain('0x0..0x0, maps nothing');
+    expect(stderr).toContain('unit 0 has register base 0x0: Xen disables VT-d (-ENODEV); xen: dmar.c acpi_parse_one_');
+    expect(stderr).toContain('0x0..0x0 maps no page: a limit that starts a page leaves it out: Xen goes on; xen: x86');
+    expect(JSON.parse((await passthrough('dmar', broken, '--device', '00:02.0', '--json')).stdout)).toMatchObject({
+      disabledBy: { code: 'UNIT_BASE' },
+    });
+  });
+
+  test.each(['', 'nowhere', '00:20.0', '00:02.8', '10000:00:02.0', '00:02'])('%j is no address', async (address) => {
+    const { code, stdout, stderr } = await listed('--device', address);
+    expect([code, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/^passthrough: [^\n]*Expected segment:bus:device\.function in hex[^\n]*\n$/);
   });
 });
 

@@ -43,6 +43,13 @@ it.each([
     0,
     /does not say/,
   ],
+  [
+    'all others, unless a bridge of another unit leads to it',
+    [{ scopes: [scope(2, 0, 28)] }, { includeAll: true }],
+    '0000:01:00.0',
+    1,
+    /assumed: behind no bridge/,
+  ],
   ['of the same segment', [{ includeAll: true }, { includeAll: true, segment: 1 }], '0001:01:00.0', 1, /serves all/],
 ])('%s', (_name, units, device, unit, why) => {
   const placed = unitOf(table(units), device);

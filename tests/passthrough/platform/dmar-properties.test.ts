@@ -3,7 +3,8 @@ import { describe, expect } from 'vitest';
 import { InputError } from '../../../machine/errors.ts';
 import { type DmarTable, parseDmar } from '../../../passthrough/platform/dmar.ts';
 import { dmarBytes } from '../../../passthrough/platform/dmar-bytes.ts';
-import * as layouts from '../../../passthrough/platform/dmar-layout.ts';
+import { encodeDmar } from '../../../passthrough/platform/dmar-encoder.ts';
+import type { Hex64 } from '../../../passthrough/platform/dmar-layout.ts';
 import { FULL_TABLE, withChecksum } from './dmar-fixtures.ts';
 
 /** What is wrong with the bytes, or the table; any other exception gets out. */
@@ -52,85 +53,78 @@ describe('whatever the bytes, nothing but an InputError with a byte in the file'
   );
 });
 
-// The layouts must serve a writer as well as the reader: what is written by them reads back as it was.
-
-type Values = Readonly<Record<string, number | bigint | string>>;
-
-function writeRecord(layout: layouts.RecordLayout, values: Values): number[] {
-  const bytes = new Array<number>(layout.bytes).fill(0);
-  for (const [name, field] of Object.entries(layout.fields)) {
-    const value = values[name] ?? 0;
-    for (let i = 0; i < field.bytes; i++) {
-      const byte = typeof value === 'string' ? value.charCodeAt(i) : Number((BigInt(value) >> BigInt(8 * i)) & 0xffn);
-      bytes[field.offset + i] = field.kind === 'reserved' ? 0 : byte || 0;
-    }
-  }
-  return bytes;
-}
-
-interface Scope {
-  readonly type: number;
-  readonly enumerationId: number;
-  readonly startBus: number;
-  readonly path: readonly (readonly [number, number])[];
-}
-
-const writeScope = ({ path, ...fields }: Scope): number[] => [
-  ...writeRecord(layouts.SCOPE, { ...fields, length: layouts.SCOPE.bytes + 2 * path.length }),
-  ...path.flatMap(([device, fn]) => writeRecord(layouts.PATH_HOP, { device, function: fn })),
-];
-
-function writeStructure(layout: layouts.RecordLayout, type: number, values: Values, tail: readonly number[]): number[] {
-  return [...writeRecord(layout, { ...values, type, length: layout.bytes + tail.length }), ...tail];
-}
-
-const scopes = fc.array(
-  fc.record({
-    type: fc.integer({ min: 1, max: 5 }),
-    enumerationId: fc.nat(255),
-    startBus: fc.nat(255),
-    path: fc.array(fc.tuple(fc.nat(31), fc.nat(7)), { minLength: 1, maxLength: 5 }),
-  }),
-  { maxLength: 4 },
-);
 const segment = fc.nat(0xffff);
-const wide = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
-const units = fc.record({ segment, flags: fc.nat(1), registerBase: wide, scopes });
-const regions = fc.record({ segment, base: wide, limit: wide, scopes });
-const rootPorts = fc.record({ segment, flags: fc.nat(1), scopes });
-const affinities = fc.record({ registerBase: wide, proximityDomain: fc.nat(2 ** 32 - 1) });
+const byte = fc.nat(255);
+const dword = fc.nat(2 ** 32 - 1);
+const wide = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map((value): Hex64 => `0x${value.toString(16)}`);
+const digits = (constraints: fc.IntArrayConstraints) =>
+  fc.uint8Array(constraints).map((bytes) => Buffer.from(bytes).toString('hex'));
+/** Left out or not 0, as the reader gives it. */
+const optional = <K extends string, T>(name: K, value: fc.Arbitrary<T>) =>
+  fc
+    .option(value, { nil: undefined })
+    .map((given) => (given === undefined ? {} : { [name]: given }) as { [_ in K]?: T });
+const merged = <A extends object, B extends object>(a: fc.Arbitrary<A>, b: fc.Arbitrary<B>) =>
+  fc.tuple(a, b).map(([one, other]): A & B => ({ ...one, ...other }));
+const name = (length: number) =>
+  fc.string({ unit: 'binary-ascii', maxLength: length }).map((text) => text.replace(/[^ -~]/g, '').trimEnd());
 
-test.prop([fc.array(units), fc.array(regions), fc.array(rootPorts), fc.array(affinities), fc.nat(255)])(
-  'what is written by the layouts reads back',
-  (unitList, regionList, portList, affinityList, hostAddressWidth) => {
-    const { StructureType: type } = layouts;
-    const scopeBytes = (list: readonly Scope[]) => list.flatMap(writeScope);
-    const body = [
-      ...unitList.flatMap(({ scopes: s, ...v }) => writeStructure(layouts.DRHD, type.DRHD, v, scopeBytes(s))),
-      ...regionList.flatMap(({ scopes: s, ...v }) => writeStructure(layouts.RMRR, type.RMRR, v, scopeBytes(s))),
-      ...portList.flatMap(({ scopes: s, ...v }) => writeStructure(layouts.ATSR, type.ATSR, v, scopeBytes(s))),
-      ...affinityList.flatMap((v) => writeStructure(layouts.RHSA, type.RHSA, v, [])),
-    ];
-    const header = { signature: 'DMAR', length: 48 + body.length, revision: 1, oemId: 'ACME', hostAddressWidth };
-    const bytes = withChecksum(Uint8Array.from([...writeRecord(layouts.DMAR_HEADER, header), ...body]));
-
-    const table = parseDmar(bytes, 'table.bin');
-    const hex = (value: bigint) => `0x${value.toString(16)}`;
-    expect(table.hostAddressWidth).toBe(hostAddressWidth);
-    expect(table.header.oemId).toBe('ACME');
-    expect(table.units).toEqual(
-      unitList.map(({ flags, registerBase, ...rest }) => ({
-        ...rest,
-        registerBase: hex(registerBase),
-        includeAll: flags === 1,
-      })),
-    );
-    expect(table.reservedRegions).toEqual(
-      regionList.map((region) => ({ ...region, base: hex(region.base), limit: hex(region.limit) })),
-    );
-    expect(table.rootPorts).toEqual(portList.map(({ flags, ...rest }) => ({ ...rest, allPorts: flags === 1 })));
-    expect(table.affinities).toEqual(
-      affinityList.map((affinity) => ({ ...affinity, registerBase: hex(affinity.registerBase) })),
-    );
-  },
+const scope = merged(
+  fc.record({
+    type: byte,
+    enumerationId: byte,
+    startBus: byte,
+    path: fc.array(fc.tuple(byte, byte), { minLength: 1, maxLength: 5 }),
+  }),
+  optional('flags', fc.integer({ min: 1, max: 255 })),
 );
+const scopes = fc.array(scope, { maxLength: 4 });
+const path = fc.array(fc.integer({ min: 1, max: 255 }), { maxLength: 9 }).map((of) => String.fromCharCode(...of));
+const rest = optional('rest', digits({ minLength: 1, maxLength: 5 }));
+const listOf = <T>(value: fc.Arbitrary<T>) => fc.array(value, { maxLength: 4 });
+
+const contents = fc.record({
+  header: fc.record({
+    revision: byte,
+    oemId: name(6),
+    oemTableId: name(8),
+    oemRevision: dword,
+    creatorId: name(4),
+    creatorRevision: dword,
+  }),
+  hostAddressWidth: byte,
+  flags: byte,
+  units: listOf(
+    merged(
+      fc.record({ segment, registerBase: wide, includeAll: fc.boolean(), scopes }),
+      optional('size', fc.integer({ min: 1, max: 255 })),
+    ),
+  ),
+  reservedRegions: listOf(fc.record({ segment, base: wide, limit: wide, scopes })),
+  rootPorts: listOf(fc.record({ segment, allPorts: fc.boolean(), scopes })),
+  affinities: listOf(merged(fc.record({ registerBase: wide, proximityDomain: dword }), rest)),
+  namespaceDevices: listOf(merged(fc.record({ deviceNumber: byte, name: path }), rest)),
+  satc: listOf(fc.record({ segment, atcRequired: fc.boolean(), scopes })),
+  sidp: listOf(fc.record({ segment, scopes })),
+  unknown: listOf(fc.record({ type: fc.integer({ min: 7, max: 0xffff }), body: digits({ maxLength: 9 }) })),
+});
+/** The same structures in any order. */
+const anyOrder = contents.chain((of) => {
+  const { order } = parseDmar(encodeDmar(of), 'table.bin');
+  return fc.shuffledSubarray([...order], { minLength: order.length }).map((shuffled) => ({ ...of, order: shuffled }));
+});
+
+/** The lists of unknown structures by type: which comes first among different types is in `order`. */
+const byType = (of: readonly { type: number }[]) => [...of].sort((a, b) => a.type - b.type);
+
+test.prop([anyOrder])('what is encoded reads back, and is encoded as it was', (written) => {
+  const bytes = encodeDmar(written);
+  const table = parseDmar(bytes, 'table.bin');
+  const { warnings: _, unknown, header, ...read } = table;
+  expect({ ...read, header, unknown: byType(unknown) }).toEqual({
+    ...written,
+    header: { ...written.header, length: bytes.length, checksumOk: true },
+    unknown: byType(written.unknown),
+  });
+  expect(encodeDmar(table)).toEqual(bytes);
+});

@@ -43,6 +43,9 @@ describe('a table with one of everything', () => {
       checksumOk: true,
       oemId: 'ACME',
       oemTableId: 'BOARD',
+      oemRevision: 1,
+      creatorId: 'INTL',
+      creatorRevision: 0x20200101,
     });
     expect([table.hostAddressWidth, table.flags]).toEqual([0x2d, 5]);
     expect(table.warnings).toEqual([]);
@@ -92,12 +95,13 @@ describe('a table with one of everything', () => {
       { segment: 1, allPorts: true, scopes: [] },
     ]);
     expect(table.affinities).toEqual([{ registerBase: '0x1fed91000', proximityDomain: 0x12345678 }]);
-    expect(table.namespaceDevices).toEqual([{ deviceNumber: 1, name: '\\_SB.PCI0.I2C0' }]);
+    expect(table.namespaceDevices).toEqual([{ deviceNumber: 1, name: '\\_SB.PCI0.I2C0', rest: '00' }]);
     expect(table.satc).toEqual([
       { segment: 0, atcRequired: true, scopes: [endpoint(2)] },
       { segment: 2, atcRequired: false, scopes: [endpoint(0xb)] },
     ]);
     expect(table.sidp).toEqual([{ segment: 0, scopes: [endpoint(2)] }]);
+    expect(table.order).toEqual([0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 6]);
   });
 
   test('is frozen throughout and survives JSON', () => {
@@ -119,7 +123,13 @@ describe('a table with one of everything', () => {
 test('the shipped table of a q35 machine', () => {
   const file = new URL('../../../examples/data/q35.DMAR.bin', import.meta.url);
   const table = parse(new Uint8Array(readFileSync(file)));
-  expect(table.header).toEqual({ length: 184, revision: 1, checksumOk: true, oemId: 'BOCHS', oemTableId: 'BXPC' });
+  expect(table.header).toMatchObject({
+    length: 184,
+    revision: 1,
+    checksumOk: true,
+    oemId: 'BOCHS',
+    oemTableId: 'BXPC',
+  });
   expect(table.units.map(({ registerBase, scopes }) => [registerBase, scopes.length])).toEqual([['0xfed90000', 15]]);
 });
 
