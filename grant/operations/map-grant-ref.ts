@@ -59,31 +59,25 @@ const {
 
 /** One micro-step of the operation on a virtual CPU: the next phase, or a {@link Step}. */
 export function stepMapGrantRef(context: GrantContext, vcpu: Vcpu, phase: number): number {
-  const record = context.pending.record(vcpu);
-  switch (phase) {
-    case Phase.pin:
-      return pin(context, vcpu, record);
-    case Phase.host:
-      return host(context, vcpu, record);
-    case Phase.hostFlush:
-      return flushThen(context.ports.device, vcpu, Phase.hostFlush, Phase.device);
-    case Phase.device:
-      return device(context, vcpu, record);
-    case Phase.deviceFlush:
-      return flushThen(context.ports.device, vcpu, Phase.deviceFlush, Phase.finish);
-    case Phase.finish:
-      return finish(context, vcpu, record);
-    case Phase.elementFlush:
-      return flushThen(context.ports.device, vcpu, Phase.elementFlush, Phase.pin);
-    case Phase.end:
-      context.ports.device.operationEnd(vcpu);
-      return Phase.endFlush;
-    case Phase.pinFlush:
-      return flushThen(context.ports.device, vcpu, Phase.pinFlush, Phase.host);
-    default:
-      return completeAll(context.ports.device, vcpu, Phase.endFlush, Step.done);
-  }
+  return PHASES[phase]!(context, vcpu, context.pending.record(vcpu));
 }
+
+/** In the order of {@link Phase}. Called by way of a table, so that the engine makes good code of each by itself. */
+const PHASES: readonly ((context: GrantContext, vcpu: Vcpu, record: Uint32Array) => number)[] = [
+  pin,
+  host,
+  ({ ports }, vcpu) => flushThen(ports.device, vcpu, Phase.hostFlush, Phase.device),
+  device,
+  ({ ports }, vcpu) => flushThen(ports.device, vcpu, Phase.deviceFlush, Phase.finish),
+  finish,
+  ({ ports }, vcpu) => flushThen(ports.device, vcpu, Phase.elementFlush, Phase.pin),
+  ({ ports }, vcpu) => {
+    ports.device.operationEnd(vcpu);
+    return Phase.endFlush;
+  },
+  ({ ports }, vcpu) => completeAll(ports.device, vcpu, Phase.endFlush, Step.done),
+  ({ ports }, vcpu) => flushThen(ports.device, vcpu, Phase.pinFlush, Phase.host),
+];
 
 /** Place of the element that the operation is at. */
 function elementOf(record: Uint32Array): number {
