@@ -147,8 +147,10 @@ export const rulePresets = {
     passthrough: { didsExhausted: 'EBUSY' },
   },
   /**
-   * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). HVM domains could not map
-   * grants then (b37d30c8fc, 2009); here they can.
+   * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). What was otherwise then, too,
+   * and is not here: HVM domains could not map grants (b37d30c8fc, 2009); device tables were there only while a device
+   * was assigned, and held what the physmap held, whatever a page's type; nothing was in quarantine (for that:
+   * `iommu.quarantine: 'none'`).
    */
   xen2008: {
     name: 'xen2008',
