@@ -29,15 +29,13 @@ const GIVEN = 0x80000000;
 const READERS = 0;
 const WRITERS = 1;
 
-interface DomainUse {
-  readonly maptrack: Maptrack;
-  readonly active: number;
-}
-
 export class GrantTables extends SharedTables {
-  readonly #uses: readonly DomainUse[];
-  /** Per (mapper, frame): read-only and read-write handles on it. xen: maptrack_tree. */
-  readonly #counts: number;
+  // By domain, in lists of their own: what is looked up at every turn is looked up in one step.
+  readonly #maptracks: readonly Maptrack[];
+  /** Where its active entries lie. */
+  readonly #actives: readonly number[];
+  /** Where its counts lie: per frame, the read-only and read-write handles that it has on it. xen: maptrack_tree. */
+  readonly #counts: readonly number[];
 
   constructor(
     heap: Heap,
@@ -52,11 +50,16 @@ export class GrantTables extends SharedTables {
     const { limits, domains, order, vcpus } = options;
     super(heap, memory, domains, limits);
     const activeWords = limits.grantFrames << (entriesShift(1) + ACTIVE_SHIFT);
-    this.#uses = Array.from({ length: domains }, (_, domain) => ({
-      maptrack: new Maptrack(heap, { domain: domain as Domid, frames: limits.maptrackFrames, order, vcpus }),
-      active: heap.reserve(`domain ${domain} active grants`, activeWords).base,
-    }));
-    this.#counts = heap.reserve('frames mapped by grant', domains * memory.frames * 2).base;
+    const maptracks: Maptrack[] = [];
+    const actives: number[] = [];
+    for (let domain = 0; domain < domains; domain += 1) {
+      maptracks.push(new Maptrack(heap, { domain: domain as Domid, frames: limits.maptrackFrames, order, vcpus }));
+      actives.push(heap.reserve(`domain ${domain} active grants`, activeWords).base);
+    }
+    this.#maptracks = maptracks;
+    this.#actives = actives;
+    const counts = heap.reserve('frames mapped by grant', domains * memory.frames * 2).base;
+    this.#counts = maptracks.map((_, domain) => counts + domain * memory.frames * 2);
   }
 
   override create(
@@ -73,20 +76,20 @@ export class GrantTables extends SharedTables {
    * have a handle: it is of nobody from now on, whoever gets the id next.
    */
   override destroy(domain: Domid): void {
-    const { maptrack, active } = this.#uses[domain]!;
-    for (const other of this.#uses) other.maptrack.orphan(domain);
-    this.clearWords(active, this.framesMax(domain) << (entriesShift(1) + ACTIVE_SHIFT));
+    const maptrack = this.maptrack(domain);
+    for (const other of this.#maptracks) other.orphan(domain);
+    this.clearWords(this.#actives[domain]!, this.framesMax(domain) << (entriesShift(1) + ACTIVE_SHIFT));
     this.clearWords(this.#count(domain, 0 as Mfn), this.memory.frames * 2);
     maptrack.clear();
     super.destroy(domain);
   }
 
   maptrack(domain: Domid): Maptrack {
-    return this.#uses[domain]!.maptrack;
+    return this.#maptracks[domain]!;
   }
 
   #active(domain: Domid, ref: number): number {
-    return this.#uses[domain]!.active + (ref << ACTIVE_SHIFT);
+    return this.#actives[domain]! + (ref << ACTIVE_SHIFT);
   }
 
   pins(domain: Domid, ref: number): number {
@@ -208,7 +211,7 @@ export class GrantTables extends SharedTables {
   }
 
   #count(mapper: Domid, frame: Mfn): number {
-    return this.#counts + (mapper * this.memory.frames + frame) * 2;
+    return this.#counts[mapper]! + frame * 2;
   }
 
   readers(mapper: Domid, frame: Mfn): number {
