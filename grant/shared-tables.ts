@@ -27,28 +27,30 @@ export interface GrantLimits {
   readonly maptrackFrames: number;
 }
 
-interface SharedTable {
-  readonly record: number;
-  /** Addresses of the lists of shared frames and of status frames. */
-  readonly frames: number;
-  readonly statuses: number;
-}
-
 export class SharedTables {
   protected readonly heap: Heap;
   protected readonly memory: FrameTable;
-  readonly #tables: readonly SharedTable[];
+  // By domain: where its record lies, and the lists of its shared and of its status frames.
+  readonly #records: readonly number[];
+  readonly #frameLists: readonly number[];
+  readonly #statusLists: readonly number[];
   readonly #limits: GrantLimits;
 
   constructor(heap: Heap, memory: FrameTable, domains: number, limits: GrantLimits) {
     this.heap = heap;
     this.memory = memory;
     this.#limits = limits;
-    this.#tables = Array.from({ length: domains }, (_, domain) => ({
-      record: heap.reserve(`domain ${domain} grant table`, RECORD_WORDS).base,
-      frames: heap.reserve(`domain ${domain} grant frames`, limits.grantFrames).base,
-      statuses: heap.reserve(`domain ${domain} status frames`, statusFramesOf(limits.grantFrames)).base,
-    }));
+    const records: number[] = [];
+    const frameLists: number[] = [];
+    const statusLists: number[] = [];
+    for (let domain = 0; domain < domains; domain += 1) {
+      records.push(heap.reserve(`domain ${domain} grant table`, RECORD_WORDS).base);
+      frameLists.push(heap.reserve(`domain ${domain} grant frames`, limits.grantFrames).base);
+      statusLists.push(heap.reserve(`domain ${domain} status frames`, statusFramesOf(limits.grantFrames)).base);
+    }
+    this.#records = records;
+    this.#frameLists = frameLists;
+    this.#statusLists = statusLists;
   }
 
   /**
@@ -59,7 +61,7 @@ export class SharedTables {
     domain: Domid,
     limits: GrantLimits & { readonly version: 1 | 2; readonly allocate?: readonly number[] },
   ): number {
-    const { record } = this.#tables[domain]!;
+    const record = this.#records[domain]!;
     if (limits.grantFrames < 1 || limits.grantFrames > this.#limits.grantFrames) return Errno.EINVAL;
     if (limits.maptrackFrames > this.#limits.maptrackFrames) return Errno.EINVAL;
     this.heap.write(record + VERSION, 1);
@@ -70,10 +72,9 @@ export class SharedTables {
 
   /** The domain's table is no more; its frames are the caller's to free. */
   destroy(domain: Domid): void {
-    const { record, frames, statuses } = this.#tables[domain]!;
-    this.clearWords(frames, this.frameCount(domain));
-    this.clearWords(statuses, this.statusFrameCount(domain));
-    this.clearWords(record, RECORD_WORDS);
+    this.clearWords(this.#frameLists[domain]!, this.frameCount(domain));
+    this.clearWords(this.#statusLists[domain]!, this.statusFrameCount(domain));
+    this.clearWords(this.#records[domain]!, RECORD_WORDS);
   }
 
   protected clearWords(first: number, words: number): void {
@@ -81,12 +82,12 @@ export class SharedTables {
   }
 
   #record(domain: Domid, word: number): number {
-    return this.heap.words[this.#tables[domain]!.record + word]!;
+    return this.heap.words[this.#records[domain]! + word]!;
   }
 
   /** Version in force: 1 or 2. */
   version(domain: Domid): number {
-    return this.#record(domain, VERSION);
+    return this.heap.words[this.#records[domain]! + VERSION]!;
   }
 
   versionMax(domain: Domid): number {
@@ -107,11 +108,11 @@ export class SharedTables {
   }
 
   frame(domain: Domid, index: number): Mfn {
-    return this.heap.words[this.#tables[domain]!.frames + index]! as Mfn;
+    return this.heap.words[this.#frameLists[domain]! + index]! as Mfn;
   }
 
   statusFrame(domain: Domid, index: number): Mfn {
-    return this.heap.words[this.#tables[domain]!.statuses + index]! as Mfn;
+    return this.heap.words[this.#statusLists[domain]! + index]! as Mfn;
   }
 
   /** Whether a sub-page or transitive use is in progress. */
@@ -156,7 +157,8 @@ export class SharedTables {
   }
 
   #growShared(domain: Domid, frames: number, allocate: readonly number[]): number {
-    const { record, frames: list } = this.#tables[domain]!;
+    const record = this.#records[domain]!;
+    const list = this.#frameLists[domain]!;
     const has = this.frameCount(domain);
     for (let index = has; index < frames; index += 1) {
       const frame = this.#allocateShared(domain, allocate[index - has]);
@@ -175,7 +177,8 @@ export class SharedTables {
   }
 
   #growStatus(domain: Domid, allocate: readonly number[]): number {
-    const { record, statuses } = this.#tables[domain]!;
+    const record = this.#records[domain]!;
+    const statuses = this.#statusLists[domain]!;
     const has = this.statusFrameCount(domain);
     for (let index = has; index < statusFramesOf(this.frameCount(domain)); index += 1) {
       const frame = this.#allocateShared(domain, allocate[index - has]);
@@ -188,12 +191,13 @@ export class SharedTables {
 
   /** Puts a version in force. Status frames and entries are the caller's. */
   setVersion(domain: Domid, version: 1 | 2): void {
-    this.heap.write(this.#tables[domain]!.record + VERSION, version);
+    this.heap.write(this.#records[domain]! + VERSION, version);
   }
 
   /** The status frames go: their numbers, for the caller to free. */
   takeStatusFrames(domain: Domid): Mfn[] {
-    const { record, statuses } = this.#tables[domain]!;
+    const record = this.#records[domain]!;
+    const statuses = this.#statusLists[domain]!;
     const frames = Array.from({ length: this.statusFrameCount(domain) }, (_, index) => this.statusFrame(domain, index));
     for (const index of frames.keys()) this.heap.write(statuses + index, 0);
     this.heap.write(record + STATUS_FRAMES, 0);
@@ -202,20 +206,20 @@ export class SharedTables {
 
   /** A sub-page or transitive use begins (1), or ends (-1). */
   protected countV2Use(domain: Domid, by: 1 | -1): void {
-    const at = this.#tables[domain]!.record + V2_USES;
+    const at = this.#records[domain]! + V2_USES;
     this.heap.write(at, this.heap.words[at]! + by);
   }
 
   /** Refs that a domain's table has now. */
   entries(domain: Domid): number {
     const { words } = this.heap;
-    const { record } = this.#tables[domain]!;
+    const record = this.#records[domain]!;
     return words[record + FRAMES]! << entriesShift(words[record + VERSION]!);
   }
 
   /** The shared frame that holds a ref, in a layout. */
   sharedFrame(domain: Domid, ref: number, layout = this.version(domain)): Mfn {
-    return this.heap.words[this.#tables[domain]!.frames + (ref >>> entriesShift(layout))]! as Mfn;
+    return this.heap.words[this.#frameLists[domain]! + (ref >>> entriesShift(layout))]! as Mfn;
   }
 
   /** Place of a ref's entry in its frame, in words. */
@@ -227,9 +231,8 @@ export class SharedTables {
   /** A word of a shared entry. Word 0: flags, and the grantee above them. */
   shared(domain: Domid, ref: number, word: number): number {
     const { words, blocks } = this.heap;
-    const table = this.#tables[domain]!;
-    const perFrame = entriesShift(words[table.record + VERSION]!);
-    const frame = words[table.frames + (ref >>> perFrame)]!;
+    const perFrame = entriesShift(words[this.#records[domain]! + VERSION]!);
+    const frame = words[this.#frameLists[domain]! + (ref >>> perFrame)]!;
     return blocks[frame]![((ref & ((1 << perFrame) - 1)) << (ENTRY_WORDS_SHIFT - perFrame)) + word]!;
   }
 
@@ -279,6 +282,6 @@ export class SharedTables {
 
   /** The frame of a version 1 table that holds a ref. */
   protected frameOfV1(domain: Domid, ref: number): Mfn {
-    return this.heap.words[this.#tables[domain]!.frames + (ref >>> 9)]! as Mfn;
+    return this.heap.words[this.#frameLists[domain]! + (ref >>> 9)]! as Mfn;
   }
 }
