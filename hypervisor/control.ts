@@ -1,6 +1,6 @@
 // The control state: what is small and rare, as one immutable tree. Each change is a set of patches: the audit journal.
 
-import { type Draft, enablePatches, type Patch, produceWithPatches } from 'immer';
+import { castDraft, type Draft, enablePatches, type Patch, produceWithPatches } from 'immer';
 import type { DomainView } from '../grant/index.ts';
 import type { Capabilities, Release } from '../passthrough/index.ts';
 
@@ -24,6 +24,8 @@ export interface DomainControl {
   readonly maxPages: number;
   /** What the grant tables need to know of it. */
   readonly grantView: DomainView;
+  /** Reserved regions mapped for its devices, each with how many of them it is for. xen: identity_maps. */
+  readonly regions: readonly { readonly region: number; readonly count: number }[];
   /** Why it crashed. */
   readonly reason?: string;
 }
@@ -32,12 +34,29 @@ export interface DeviceControl {
   readonly device: string;
   readonly unit: number;
   /**
-   * The domain that has it, the hardware domain included; DOMID_IO (0x7ff1): it is in quarantine; null: it is nobody's,
-   * and its DMA is blocked.
+   * The domain that has it, the hardware domain included; DOMID_IO (0x7ff1): it is in quarantine; DOMID_XEN (0x7ff2):
+   * it is hidden, the hypervisor's own, with the entries of the hardware domain; null: it is nobody's, and its DMA is
+   * blocked.
    */
   readonly owner: number | null;
   /** A guest's device: its place among those of its owner, 0 the last to come. */
   readonly place: number;
+  /** False once it was removed: no unit knows it, until it is added again. */
+  readonly present: boolean;
+  /** It was put into quarantine on its own account, and goes back there from a guest, whatever the machine's option. */
+  readonly quarantine: boolean;
+  /** It could be neither moved nor moved back: no guest gets it any more (xen: XSA-449). */
+  readonly broken: boolean;
+  /** Whether it may access memory at all (PCI: bus master enable). */
+  readonly busMaster: boolean;
+  /** Faults of late, and when the last one was. xen: struct pci_dev fault. */
+  readonly faults: { readonly count: number; readonly atUs: number };
+}
+
+/** A device as it is before anybody has it. */
+export function freshDevice(device: string, unit: number, owner: number | null): DeviceControl {
+  const faults = { count: 0, atUs: 0 };
+  return { device, unit, owner, place: 0, present: true, quarantine: false, broken: false, busMaster: true, faults };
 }
 
 /** A domain that was crashed, why, and the virtual CPU whose operation did it. */
@@ -52,7 +71,12 @@ export interface Control {
   readonly devices: readonly DeviceControl[];
   /** The domain that has every device which is not a guest's; null on a machine without one. */
   readonly hardwareDomain: number | null;
-  readonly units: readonly { readonly unit: number; readonly capabilities: Capabilities }[];
+  readonly units: readonly {
+    readonly unit: number;
+    readonly capabilities: Capabilities;
+    /** False once it was removed. */
+    readonly present: boolean;
+  }[];
   readonly policy: { readonly name: string; readonly release: Release };
   /** Crashes by operations that are not over: the result of each will name its own. Empty when nothing is in flight. */
   readonly crashes: readonly Crash[];
@@ -98,6 +122,13 @@ export class ControlState {
     this.root = next;
     this.journal.push({ what, patches, inverse });
   }
+}
+
+/** A domain is there from now on. */
+export function addDomain(control: ControlState, domain: DomainControl): void {
+  control.change(`domain ${domain.domain} created`, (draft) => {
+    draft.domains[domain.domain] = castDraft(domain);
+  });
 }
 
 /** A domain is crashed. Nothing happens to one that is not alive. xen: domain_crash, domain_shutdown. */

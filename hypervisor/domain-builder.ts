@@ -5,20 +5,15 @@ import type { Dfn, Gfn, Mfn } from '../machine/frame-number.ts';
 import { FrameType } from '../machine/frame-table.ts';
 import type { Domid, Vcpu } from '../machine/ids.ts';
 import { wideHigh, wideLow } from '../machine/wide.ts';
-import type { ControlState, DomainControl } from './control.ts';
+import { addDomain, type DomainControl } from './control.ts';
+import { adoptDevices } from './devices/adoption.ts';
 import type { MemoryLayout } from './door/memory-op.ts';
 import type { Op, OpResult } from './door/op.ts';
 import { P2mType } from './memory/p2m.ts';
 import { Pte, PV_WINDOW_BASE, tableType } from './memory/pv-tables.ts';
-import { adoptDevices } from './operations/adopt-devices.ts';
+import type { OperationContext } from './operations/context.ts';
 import type { IommuOptions, MachineConfig } from './options.ts';
 import type { Parts } from './parts.ts';
-
-interface Machine {
-  readonly config: MachineConfig;
-  readonly control: ControlState;
-  readonly parts: Parts;
-}
 
 type CreateDomain = Extract<Op, { op: 'create_domain' }>;
 
@@ -29,7 +24,7 @@ const BUILDER = 0 as Vcpu;
  * what XSA-288 settled; so not those that become page tables. An HVM domain's are there by gfn. `deviceTables: 'empty'`
  * leaves them out: then a kernel's DMA API (dma_map) alone decides what devices reach.
  */
-export function createDomain(machine: Machine, op: CreateDomain): OpResult {
+export function createDomain(machine: OperationContext, op: CreateDomain): OpResult {
   const { config, control, parts } = machine;
   check(op, config);
   if (control.root.domains[op.domain]) return { result: Errno.EEXIST };
@@ -43,9 +38,7 @@ export function createDomain(machine: Machine, op: CreateDomain): OpResult {
     return { result: first };
   }
   parts.heap.release(mark);
-  control.change(`domain ${op.domain} created`, (draft) => {
-    draft.domains[op.domain] = domainControl(op, config, first);
-  });
+  addDomain(control, domainControl(op, config, first));
   return { result: op.hardware ? adoptDevices(machine, op.domain as Domid) : 0 };
 }
 
@@ -74,6 +67,7 @@ function domainControl(op: CreateDomain, config: MachineConfig, first: number): 
     deviceTables,
     ram: { first, frames: op.frames ?? 0 },
     maxPages: op.maxPages ?? 0xffffffff,
+    regions: [],
     grantView: {
       kind: op.kind,
       syncDevices: syncs,
@@ -103,7 +97,7 @@ class Builder {
   readonly #run = { dfn: 0, frame: 0, pages: 0 };
   readonly #mapsRam: boolean;
 
-  constructor(machine: Machine, op: CreateDomain) {
+  constructor(machine: OperationContext, op: CreateDomain) {
     this.#parts = machine.parts;
     this.#config = machine.config;
     this.#op = op;

@@ -10,14 +10,17 @@ import {
   stepUnmapGrantRef,
 } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
-import type { Domid, Vcpu } from '../machine/ids.ts';
+import { DOMID_XEN, type Domid, type Vcpu } from '../machine/ids.ts';
 import { Pending, Progress, Step } from '../machine/pending.ts';
 import { highWord } from '../machine/wide.ts';
 import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
-import { ControlState, type Crash, crashDomain, type DomainControl, takeCrashes } from './control.ts';
+import { ControlState, type Crash, crashDomain, type DomainControl, freshDevice, takeCrashes } from './control.ts';
 import { DriverAccess } from './device-access.ts';
-import { DeviceDma } from './device-dma.ts';
-import { findDevice } from './device-owners.ts';
+import { placeDeviceMove, stepMoveDevice, testAssign } from './devices/assignment.ts';
+import { DeviceDma } from './devices/dma.ts';
+import { handleFaults } from './devices/faults.ts';
+import { setBusMaster } from './devices/owners.ts';
+import { stepRemoveUnit, UnitScratch } from './devices/release.ts';
 import { createDomain } from './domain-builder.ts';
 import { GrantCalls } from './door/grant-calls.ts';
 import { MemoryCalls } from './door/memory-calls.ts';
@@ -28,7 +31,6 @@ import { HostMappingTables } from './memory/host-mappings.ts';
 import { IoMemory } from './memory/io-memory.ts';
 import { PageTypes } from './memory/page-types.ts';
 import { Physmap } from './memory/physmap.ts';
-import { placeAssign, placeDeassign, stepMoveDevice } from './operations/assign-device.ts';
 import type { OperationContext } from './operations/context.ts';
 import { reapDying, stepDestroyDomain } from './operations/destroy-domain.ts';
 import { DmaScratch, stepDmaMap, stepDmaUnmap } from './operations/dma-map.ts';
@@ -57,6 +59,9 @@ const STEPS: Readonly<Partial<Record<VcpuOpName, (context: OperationContext, vcp
   dma_unmap: stepDmaUnmap,
   assign_device: stepMoveDevice,
   deassign_device: stepMoveDevice,
+  remove_device: stepMoveDevice,
+  add_device: stepMoveDevice,
+  remove_unit: stepRemoveUnit,
   tick: stepTick,
   update_va_mapping: stepUpdateVaMapping,
   map_foreign: stepMapForeign,
@@ -98,9 +103,9 @@ export class Hypervisor {
     const { parts, config } = this;
     this.control = new ControlState({
       domains: new Array<null>(config.domains).fill(null),
-      devices: config.devices.map(({ device, unit }) => ({ device, unit, owner: null, place: 0 })),
+      devices: config.devices.map(({ device, unit, hidden }) => freshDevice(device, unit, hidden ? DOMID_XEN : null)),
       hardwareDomain: null,
-      units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities })),
+      units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities, present: true })),
       policy: { name: config.policy.name, release: config.release },
       crashes: [],
     });
@@ -137,10 +142,7 @@ export class Hypervisor {
     const alive = (id: number) => this.#aliveDomain(id);
     this.#grantCalls = new GrantCalls(parts, this.#grants, alive);
     this.#memoryCalls = new MemoryCalls(parts, this.#grants, alive);
-    this.#dma = new DeviceDma(parts, (device) => {
-      const found = findDevice(control, device);
-      return found ? parts.units[found.device.unit]! : null;
-    });
+    this.#dma = new DeviceDma(parts, control);
   }
 
   #domain(domain: Domid): DomainControl {
@@ -207,14 +209,17 @@ export class Hypervisor {
       case 'dma_map':
       case 'dma_unmap':
         return this.#placeDma(op, vcpu);
-      case 'assign_device': {
-        const refusal = placeAssign(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
+      case 'assign_device':
+      case 'deassign_device':
+      case 'remove_device':
+      case 'add_device': {
+        const refusal = placeDeviceMove(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
         return refusal === 0 ? vcpu : { result: refusal };
       }
-      case 'deassign_device': {
-        const refusal = placeDeassign(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
-        return refusal === 0 ? vcpu : { result: refusal };
-      }
+      case 'remove_unit':
+        if (!this.control.root.units[op.unit]?.present) return { result: Errno.ENODEV };
+        this.#open(op.op, vcpu, DOMID_XEN, 0)[UnitScratch.unit] = op.unit;
+        return vcpu;
       case 'tick':
         this.parts.clock.advanceTo(op.nowUs);
         this.#open(op.op, vcpu, 0, 0);
@@ -371,7 +376,7 @@ export class Hypervisor {
   #single(op: Exclude<Op, VcpuOp>): OpResult {
     switch (op.op) {
       case 'create_domain':
-        return createDomain(this, op);
+        return createDomain(this.context, op);
       case 'store':
         return this.#memoryCalls.store(op);
       case 'dma':
@@ -379,6 +384,12 @@ export class Hypervisor {
         return this.#dma.access(op);
       case 'dma_perform':
         return this.#dma.perform(op.slot);
+      case 'test_assign_device':
+        return { result: testAssign(this.context, op) };
+      case 'handle_faults':
+        return { result: handleFaults(this.context) };
+      case 'set_bus_master':
+        return { result: setBusMaster(this.control, op.device, op.on) };
       case 'hardware': {
         const unit = this.parts.units[op.unit];
         if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);

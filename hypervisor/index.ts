@@ -21,7 +21,7 @@ export { batchEffects, type RefusedEffect, refusedEffects, StatePart } from './d
 export type { VcpuOpName } from './door/vcpu-ops.ts';
 export { Hypervisor } from './hypervisor.ts';
 export { inspect, type MachineView, type UnitView } from './inspect.ts';
-export { P2mType } from './memory/p2m.ts';
+export { P2mType, p2mDeviceRights } from './memory/p2m.ts';
 export { PV_WINDOW_BASE } from './memory/pv-tables.ts';
 export type {
   DeviceDescription,

@@ -15,6 +15,7 @@ import {
   type LruShape,
   policyNamed,
   type Release,
+  type ReservedRegion,
 } from '../passthrough/index.ts';
 import {
   between,
@@ -55,7 +56,14 @@ export interface DeviceDescription {
   readonly subordinate?: number;
   /** Whether it has a device TLB (ATS). */
   readonly ats?: boolean;
+  /** It uses the ids of functions of its slot besides its own, so far apart: 1, 2 or 4 (xen: pci-phantom=). */
+  readonly phantomStride?: number;
+  /** The hypervisor keeps it to itself, as its console (xen: pci_hide_device). */
+  readonly hidden?: boolean;
 }
+
+/** A range that firmware wants mapped one to one for devices (ACPI: RMRR); its frames are nobody's memory. */
+export type { ReservedRegion } from '../passthrough/index.ts';
 
 /** xen: enum pdev_type. `pci-endpoint` is conventional PCI. */
 export type DeviceType =
@@ -136,6 +144,7 @@ export interface MachineOptions {
    * range of interrupt messages always is. xen: dom0_setup_permissions.
    */
   readonly keptIo?: readonly FrameRange[];
+  readonly reservedRegions?: readonly ReservedRegion[];
 }
 
 export const defaultIommuOptions: IommuOptions = Object.freeze({
@@ -180,6 +189,7 @@ export interface MachineConfig {
   readonly hypervisorFrames: number;
   readonly scrubFreed: boolean;
   readonly keptIo: readonly FrameRange[];
+  readonly reservedRegions: readonly ReservedRegion[];
 }
 
 const frameCount = between(0, 2 ** 20);
@@ -251,6 +261,13 @@ const deviceFields: Fields<DeviceDescription> = {
   secondary: busNumber,
   subordinate: busNumber,
   ats: optional(flag),
+  phantomStride: optional(oneOf(1, 2, 4)),
+  hidden: optional(flag),
+};
+const regionFields: Fields<ReservedRegion> = {
+  firstFrame: index,
+  frames: between(1, 2 ** 20),
+  devices: listOf(device),
 };
 
 const checkRules = record(ruleChecks);
@@ -280,6 +297,7 @@ const OPTIONS: Fields<MachineOptions> = {
   hypervisorFrames: optional(frameCount),
   scrubFreed: optional(flag),
   keptIo: optional(listOf(tuple(index, index))),
+  reservedRegions: optional(listOf(record(regionFields))),
 };
 const OPTION_LIST = fieldList(OPTIONS);
 
@@ -331,6 +349,16 @@ function checkDevices(devices: readonly DeviceDescription[], units: number): voi
   }
 }
 
+/** No two share a frame. xen: register_one_rmrr, "already declared". */
+function checkRegions(regions: readonly ReservedRegion[]): void {
+  for (const [at, { firstFrame, frames }] of regions.entries()) {
+    const other = regions.findIndex((one) => {
+      return firstFrame < one.firstFrame + one.frames && one.firstFrame < firstFrame + frames;
+    });
+    if (other < at) throw new RangeError(`reservedRegions[${at}]: expected no frame of reservedRegions[${other}]`);
+  }
+}
+
 /**
  * Fills in the defaults and refuses what cannot be.
  * @throws RangeError, TypeError naming the option, what it is and what was expected.
@@ -343,9 +371,16 @@ export function configure(options: MachineOptions): MachineConfig {
   if (!policy.releases.includes(release)) {
     throw new RangeError(`policy ${policy.name} with release ${release}: expected ${policy.releases.join(' or ')}`);
   }
-  const { units = [{}], devices = [], flushQueue = 512, caches = { kind: 'adversary' } } = options;
+  const {
+    units = [{}],
+    devices = [],
+    reservedRegions = [],
+    flushQueue = 512,
+    caches = { kind: 'adversary' },
+  } = options;
   between(1, 31)(units.length, 'units');
   checkDevices(devices, units.length);
+  checkRegions(reservedRegions);
   if ((flushQueue & (flushQueue - 1)) !== 0) throw new RangeError(`flushQueue ${flushQueue}: expected a power of two`);
   return {
     domains: options.domains ?? 4,
@@ -371,6 +406,7 @@ export function configure(options: MachineOptions): MachineConfig {
     hypervisorFrames: options.hypervisorFrames ?? 0,
     scrubFreed: options.scrubFreed ?? true,
     keptIo: options.keptIo ?? [],
+    reservedRegions,
   };
 }
 

@@ -4,6 +4,7 @@ import { CopyClaims, GrantTables, UnmapBatches } from '../grant/index.ts';
 import { Errno } from '../machine/errno.ts';
 import { FrameTable } from '../machine/frame-table.ts';
 import { Heap } from '../machine/heap/heap.ts';
+import { DOMID_IO } from '../machine/ids.ts';
 import { Locks } from '../machine/locks.ts';
 import { PendingOperations } from '../machine/pending.ts';
 import {
@@ -60,6 +61,7 @@ export function makeParts(config: MachineConfig): Parts {
     domains,
     keepsFreed: !config.scrubFreed,
   });
+  for (const { firstFrame, frames: count } of config.reservedRegions) reserveFrames(frames, firstFrame, count);
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map(unitRegisters);
   const dids = Math.max(1, ...registersOf.map((registers) => decodeCapabilities(registers).domainIds));
@@ -84,7 +86,7 @@ export function makeParts(config: MachineConfig): Parts {
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
     });
   });
-  const functions = pciFunctions(config.devices);
+  const functions = pciFunctions(config.devices, config.reservedRegions);
   const pending = new PendingOperations(heap, { vcpus, elementsMax: config.batchMax });
   const driver = new IommuDriver({
     isIdle: (vcpu) => pending.isIdle(vcpu),
@@ -101,12 +103,12 @@ export function makeParts(config: MachineConfig): Parts {
     ...(config.iommu.ats && config.iommu.queuedInvalidation
       ? { deviceTlbs: deviceTlbsOf(config, units, functions) }
       : {}),
-    quarantines:
-      config.iommu.quarantine === 'scratch' ? functions.filter(({ endpointIndex }) => endpointIndex >= 0).length : 0,
+    ...(config.iommu.quarantine === 'none' ? {} : { quarantine: quarantineOf(config, functions) }),
     // The adversary keeps every way to a table apart: there must not be 512^3 of them.
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
     domainIds: config.iommu.domainIds,
     didsExhausted: Errno[config.rules.passthrough.didsExhausted],
+    beyondReach: config.rules.passthrough.beyondReach,
     superpages: config.iommu.superpages,
     reclaimTables: config.iommu.reclaimTables,
   });
@@ -128,6 +130,22 @@ export function makeParts(config: MachineConfig): Parts {
     pvTables: new PvTables(heap, frames, domains),
     p2m: new P2m(heap, { domains, gfns: config.gfns, frames: frames.frames }),
   };
+}
+
+/** What firmware keeps for devices is nobody's memory. */
+function reserveFrames(frames: FrameTable, first: number, count: number): void {
+  const end = Math.min(first + count, frames.ram);
+  for (let frame = first; frame < end; frame += 1) frames.allocate(DOMID_IO, { at: frame, xenHeap: true });
+}
+
+/** What each endpoint finds in quarantine, in the order of their addresses; none where no device finds anything. */
+function quarantineOf(config: MachineConfig, functions: readonly PciFunction[]) {
+  const scratch = config.iommu.quarantine === 'scratch';
+  const devices = functions
+    .filter(({ endpointIndex }) => endpointIndex >= 0)
+    .sort((a, b) => a.endpointIndex - b.endpointIndex)
+    .map(({ regions }) => regions.map((region) => config.reservedRegions[region]!));
+  return { scratch, devices: scratch || devices.some((of) => of.length > 0) ? devices : [] };
 }
 
 /**

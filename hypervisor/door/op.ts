@@ -7,13 +7,34 @@ import type { MemoryOp } from './memory-op.ts';
 export type Op =
   | GrantOp
   | MemoryOp
-  /** Gives a device, with all of its DMA, to a domain. */
-  | { readonly op: 'assign_device'; readonly vcpu?: number; readonly device: string; readonly domain: number }
+  /**
+   * Gives a device, with all of its DMA, to a domain, or puts it into quarantine (0x7ff1). `relaxed`
+   * (XEN_DOMCTL_DEV_RDM_RELAXED): also if its reserved region is another's, too, or collides with memory of an HVM
+   * domain.
+   */
+  | {
+      readonly op: 'assign_device';
+      readonly vcpu?: number;
+      readonly device: string;
+      readonly domain: number;
+      readonly relaxed?: boolean;
+    }
+  /** Whether a device could be assigned: 0, or -EINVAL. */
+  | { readonly op: 'test_assign_device'; readonly device: string }
   /**
    * Takes a device away from its domain (from `domain`, if that is its owner): flushed, then in quarantine or with the
    * hardware domain again.
    */
   | { readonly op: 'deassign_device'; readonly vcpu?: number; readonly device: string; readonly domain?: number }
+  /** A device is taken out of the machine, whoever has it; and put back, for the hardware domain. */
+  | { readonly op: 'remove_device'; readonly vcpu?: number; readonly device: string }
+  | { readonly op: 'add_device'; readonly vcpu?: number; readonly device: string }
+  /** A unit is taken out of the machine, and with it every device behind it. */
+  | { readonly op: 'remove_unit'; readonly vcpu?: number; readonly unit: number }
+  /** The hypervisor reads the units' fault records: a device with too many faults is disabled. How many there were. */
+  | { readonly op: 'handle_faults' }
+  /** The bus master bit of a device, as its owner writes it: a device without it accesses no memory. */
+  | { readonly op: 'set_bus_master'; readonly device: string; readonly on: boolean }
   /** A domain's kernel lets its devices reach `pages` of its own frames at device frame `dfn` (a DMA API). */
   | {
       readonly op: 'dma_map';
@@ -67,6 +88,8 @@ export interface DmaResult {
   readonly bytes?: string;
   /** Where `dma_translate` holds the access. */
   readonly slot?: number;
+  /** The device is no bus master, and did nothing. */
+  readonly disabled?: true;
 }
 
 export interface OpResult {

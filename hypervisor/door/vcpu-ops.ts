@@ -25,6 +25,9 @@ export const VCPU_OPS = [
   'remove_from_physmap',
   'destroy_domain',
   'set_version',
+  'remove_device',
+  'add_device',
+  'remove_unit',
 ] as const;
 export type VcpuOpName = (typeof VCPU_OPS)[number];
 export type VcpuOp = Extract<Op, { readonly op: VcpuOpName }>;

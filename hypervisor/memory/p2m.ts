@@ -5,7 +5,8 @@ import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid } from '../../machine/ids.ts';
 
-export const P2mType = { hole: 0, ram: 1, grantWritable: 2, grantReadonly: 3 } as const;
+/** `direct`: what is there is reached at its own number (xen: p2m_mmio_direct), such as a device's reserved region. */
+export const P2mType = { hole: 0, ram: 1, grantWritable: 2, grantReadonly: 3, direct: 4 } as const;
 export type P2mType = (typeof P2mType)[keyof typeof P2mType];
 
 /** Device rights that an entry gives: bit 0 read, bit 1 write. xen: p2m_get_iommu_flags. */

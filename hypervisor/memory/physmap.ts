@@ -34,11 +34,12 @@ export class Physmap implements PageMoves {
 
   /**
    * Puts a frame at a gfn of a translated domain. A frame that is RAM elsewhere goes from there; what is RAM here is
-   * replaced and is nowhere then; over a grant's mapping the domain is crashed. False when it cannot be done.
+   * replaced and is nowhere then; over a grant's mapping the domain is crashed. False when it cannot be done, as in the
+   * place of a device's reserved region.
    */
   add(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
     const { p2m, frames } = this.#parts;
-    if (gfn >= p2m.gfns) return false;
+    if (gfn >= p2m.gfns || p2m.type(domain, gfn) === P2mType.direct) return false;
     if (isGrantType(p2m.type(domain, gfn))) {
       this.#crash(vcpu, domain, `mapped over the grant at gfn ${gfn}`);
       return false;

@@ -9,8 +9,8 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import type { Domid, MaptrackHandle, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
+import { RELEASE_PHASES, releaseDevices } from '../devices/release.ts';
 import type { OperationContext } from './context.ts';
-import { RELEASE_PHASES, releaseDevices } from './release-devices.ts';
 
 /** Scratch words: how far the walk over handles, then over frames, has come. */
 export const DestroyScratch = { at: Pending.scratch + 8 } as const;

@@ -15,9 +15,8 @@ export interface DeviceTlb {
 
 export interface ContextsOptions {
   readonly frames: FrameTable;
-  readonly units: number;
-  /** Levels of every table that a context entry names. */
-  readonly levels: number;
+  /** Per unit: levels of every table that its context entries name. */
+  readonly levels: readonly number[];
   /** Per unit: whether devices behind it may use device TLBs, which their entries then say. */
   readonly deviceTlbUnits: readonly boolean[];
   readonly deviceTlbs: readonly DeviceTlb[];
@@ -25,7 +24,7 @@ export interface ContextsOptions {
 
 export class Contexts {
   readonly #frames: FrameTable;
-  readonly #levels: number;
+  readonly #levels: readonly number[];
   readonly #roots: readonly Mfn[];
   readonly #deviceTlbUnits: readonly boolean[];
   readonly #deviceTlbs: readonly DeviceTlb[];
@@ -36,7 +35,7 @@ export class Contexts {
     this.#levels = options.levels;
     this.#deviceTlbUnits = options.deviceTlbUnits;
     this.#deviceTlbs = options.deviceTlbs;
-    this.#roots = Array.from({ length: options.units }, () => {
+    this.#roots = Array.from({ length: options.levels.length }, () => {
       const root = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
       if (root < 0) throw new RangeError('frames: expected room for a root table per unit');
       return root as Mfn;
@@ -83,7 +82,7 @@ export class Contexts {
       present: 1,
       translationType: isPassThrough ? passThrough : translated,
       secondLevelTable: root,
-      addressWidth: this.#levels - 2,
+      addressWidth: this.#levels[unit]! - 2,
       domainId: did,
     });
     const table = this.#table(unit, source) as Mfn;

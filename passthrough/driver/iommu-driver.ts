@@ -5,7 +5,8 @@ import { alignDown, type Dfn, type Mfn, pagesOf } from '../../machine/frame-numb
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import type { Domid, Sbdf, UnitIndex, Vcpu } from '../../machine/ids.ts';
-import { Register, type VtdUnit } from '../hardware/index.ts';
+import { nextBit } from '../../machine/wide.ts';
+import { type Capabilities, Register, type VtdUnit } from '../hardware/index.ts';
 import type { FlushPolicy, Release } from '../policy/flush-policy.ts';
 import type { Clock } from './clock.ts';
 import { Contexts, type DeviceTlb } from './contexts.ts';
@@ -15,12 +16,19 @@ import {
   type DomainIds,
   domainIdsOf,
   isQuarantine,
+  quarantineDomid,
   quarantineIndex,
 } from './domain-ids.ts';
 import { FlushEngine } from './flush/flush-engine.ts';
-import { QuarantineTables } from './quarantine.ts';
+import { type IdentityRange, QuarantineTables } from './quarantine.ts';
 import { DeviceTables } from './tables/device-tables.ts';
 import { leafLevel, TableChanges } from './tables/table-changes.ts';
+
+/**
+ * A domain's table may map device frames beyond the width of a unit. Such a mapping is made, and is unseen behind that
+ * unit; or the mapping, or the device that would bring the unit, is refused (-EFAULT).
+ */
+export type BeyondReach = 'unseen' | 'refused';
 
 export interface IommuDriverOptions {
   readonly heap: Heap;
@@ -37,12 +45,14 @@ export interface IommuDriverOptions {
   readonly queuedInvalidation?: boolean;
   /** Devices whose device TLBs are used, in the order in which they are invalidated; left out: none may be. */
   readonly deviceTlbs?: readonly DeviceTlb[];
-  /** Devices that may be in quarantine with tables of their own. */
-  readonly quarantines?: number;
+  /** What devices have in quarantine: per endpoint its reserved regions, and whether the rest is a scratch page. */
+  readonly quarantine?: { readonly devices: readonly (readonly IdentityRange[])[]; readonly scratch: boolean };
   /** Whose dids are: each unit's own (the default), or the platform's. */
   readonly domainIds?: DomainIdSpaces;
   /** What is said when no did is left; -EBUSY by default. */
   readonly didsExhausted?: DidsExhausted;
+  /** What becomes of mappings that some unit of the domain cannot see; they are unseen by default. */
+  readonly beyondReach?: BeyondReach;
   /** Device frames that those tables lead from, from 0 on; all there can be by default. */
   readonly quarantineReach?: number;
   /** Large leaves, of the sizes that all units have (xen: iommu=superpages). Off by default. */
@@ -67,19 +77,28 @@ export class IommuDriver {
   readonly quarantine: QuarantineTables;
   readonly #changes: TableChanges;
   readonly #sharesIds: boolean;
+  /** Per unit: levels that it walks, and device frames that it accepts, from 0 on. */
+  readonly #levels: readonly number[];
+  readonly #reach: readonly number[];
+  /** Some unit does not see all that a table can map, and what it would not see is refused. */
+  readonly #refusesUnseen: boolean;
 
   constructor(options: IommuDriverOptions) {
-    const { heap, frames, units, domains, quarantines = 0 } = options;
+    const { heap, frames, units, domains, quarantine = { devices: [], scratch: false } } = options;
     this.units = units;
-    // One table serves every unit: 4 levels where all can walk them (as Xen has it), else what they have in common.
-    const levels = [4, 3, 5].find((level) => units.every((unit) => unit.capabilities.levels.includes(level)));
-    if (levels === undefined) throw new RangeError('units: expected a table depth that all of them support');
+    // One table serves every unit: of 4 levels, as Xen has it, and more only for units that cannot do with those.
+    this.#levels = units.map(({ capabilities }) => levelsOf(capabilities));
+    const levels = Math.max(4, ...this.#levels);
     this.tables = new DeviceTables(heap, frames, {
       domains,
       levels,
+      fewestLevels: Math.min(levels, ...this.#levels),
       largestLeaf: options.superpages ? largestLeafOf(units) : 1,
       reclaim: options.reclaimTables ?? false,
     });
+    this.#reach = units.map(({ capabilities }, at) => reachOf(capabilities, this.#levels[at]!));
+    this.#refusesUnseen =
+      options.beyondReach === 'refused' && this.#reach.some((reach) => this.tables.reaches(reach as Dfn));
     this.#changes = new TableChanges(this.tables, frames);
     this.#sharesIds = options.domainIds === 'shared';
     this.ids = domainIdsOf(
@@ -88,19 +107,19 @@ export class IommuDriver {
       {
         spaces: options.domainIds ?? 'per-unit',
         domains,
-        quarantines,
+        quarantines: quarantine.devices.length,
         ...(options.didsExhausted ? { exhausted: options.didsExhausted } : {}),
       },
     );
     this.quarantine = new QuarantineTables(heap, frames, {
-      devices: quarantines,
+      ...quarantine,
       levels,
+      fewestLevels: this.tables.fewestLevels,
       reach: options.quarantineReach ?? 512 ** levels,
     });
     this.contexts = new Contexts({
       frames,
-      units: units.length,
-      levels,
+      levels: this.#levels,
       deviceTlbUnits: units.map((unit) => options.deviceTlbs !== undefined && unit.capabilities.deviceTlb),
       deviceTlbs: options.deviceTlbs ?? [],
     });
@@ -147,9 +166,12 @@ export class IommuDriver {
   /**
    * Everything that {@link attach} may be refused for a requester: a did on the unit, a context table, tables of a
    * quarantine. What was made before a refusal stays; the caller undoes it.
-   * @returns 0, -EBUSY (or `didsExhausted`) when the unit has no did left, -ENOMEM.
+   * @returns 0, -EBUSY (or `didsExhausted`) when the unit has no did left, -ENOMEM, -EFAULT (with `beyondReach`
+   *   `refused`) when the domain's table maps what the unit cannot see.
    */
   prepare(domain: Domid, unit: UnitIndex, source: number): number {
+    if (this.#refusesUnseen && !isQuarantine(domain) && this.tables.last(domain) >= this.#reach[unit]!)
+      return Errno.EFAULT;
     if (this.contexts.makeTable(unit, source) < 0) return Errno.ENOMEM;
     if (isQuarantine(domain) && this.quarantine.prepare(quarantineIndex(domain)) < 0) return Errno.ENOMEM;
     const did = this.ids[unit]!.obtain(domain);
@@ -160,7 +182,7 @@ export class IommuDriver {
    * Puts a requester behind a unit into a domain (or a quarantine): a did on the unit, then the context entry in one
    * piece, then what that obliges to invalidate, left to the flush engine to carry out. An entry that is the domain's
    * already stays as it is, and one quarantine is as good as another. xen: domain_context_mapping_one.
-   * @returns as {@link prepare}.
+   * @returns as {@link prepare}; -ESRCH when the entry is of a domain that has left the unit.
    */
   attach(vcpu: Vcpu, domain: Domid, unit: UnitIndex, device: Sbdf): number {
     const source = device % 0x10000;
@@ -168,9 +190,14 @@ export class IommuDriver {
     if (errno !== 0) return errno;
     const ids = this.ids[unit]!;
     const old = this.contexts.didOf(unit, source);
-    if (old >= 0 && isSameOwner(ids.domainOf(old), domain)) return 0;
+    const owner = old < 0 ? -1 : ids.domainOf(old);
+    if (old >= 0 && owner < 0) return Errno.ESRCH;
+    if (old >= 0 && isSameOwner(owner, domain)) return 0;
     const isQuarantined = isQuarantine(domain);
-    const root = isQuarantined ? this.quarantine.root(quarantineIndex(domain)) : (this.tables.root(domain) as Mfn);
+    const levels = this.#levels[unit]!;
+    const root = isQuarantined
+      ? this.quarantine.rootOfLevels(quarantineIndex(domain), levels)
+      : this.tables.rootOfLevels(domain, levels);
     this.contexts.set(unit, source, root, ids.didOf(domain), !isQuarantined && this.tables.isPassThrough(domain));
     // An entry that was not present may be cached as such under caching mode, tagged with did 0. VT-d 6.2.2.1.
     const isCached = old >= 0 || this.units[unit]!.capabilities.cachingMode;
@@ -202,6 +229,28 @@ export class IommuDriver {
     if (left === 0) this.flush.ledger.left(domain);
   }
 
+  /** Device frames, from 0 on, that all units which serve a domain can see. */
+  reach(domain: Domid): number {
+    const units = this.tables.units(domain);
+    let least = 512 ** this.tables.levels;
+    for (let unit = nextBit(units, 0); unit >= 0; unit = nextBit(units, unit + 1)) {
+      least = Math.min(least, this.#reach[unit]!);
+    }
+    return least;
+  }
+
+  /** A device is gone: its tables for quarantine go, if it has any, and their did. xen: quarantine_teardown. */
+  endQuarantine(unit: UnitIndex, index: number): void {
+    if (!this.quarantine.hasTables(index)) return;
+    this.quarantine.destroy(index);
+    this.ids[unit]!.release(quarantineDomid(index));
+  }
+
+  /** A unit goes that nothing goes by any more: it translates no longer, and takes no descriptors. */
+  stop(unit: UnitIndex): void {
+    this.units[unit]!.writeRegister(Register.GCMD, 0);
+  }
+
   /** Whether the domain lost access to anything that may still be cached. */
   hasPending(domain: Domid): boolean {
     return this.flush.isPending(domain, 0 as Dfn, WHOLE_SPACE);
@@ -217,7 +266,8 @@ export class IommuDriver {
    * Lets a domain's devices reach 2^order aligned frames at a device frame number: bit 0 of `rights` to read, bit 1 to
    * write. One change, of one leaf where the units have its size, of smaller ones otherwise. What says the same already
    * is no change. (1 GiB in smaller leaves is a change for each of them.) xen: intel_iommu_map_page.
-   * @returns 0, or -ERANGE beyond what the tables reach, or -ENOMEM: then of a block nothing is mapped any more.
+   * @returns 0, or -ERANGE beyond what the tables reach, -EFAULT (with `beyondReach` `refused`) beyond what some unit
+   *   of the domain sees, or -ENOMEM: then of a block nothing is mapped any more.
    */
   map(vcpu: Vcpu, domain: Domid, dfn: Dfn, frame: Mfn, rights: number, order = 0): number {
     // The tables of a dying domain are gone; those of a domain that is not translated count for nothing.
@@ -225,6 +275,7 @@ export class IommuDriver {
     if (rights === 0) return Math.min(0, this.unmap(vcpu, domain, dfn, order));
     const pages = pagesOf(order);
     if (!this.tables.reaches((dfn + pages - 1) as Dfn)) return Errno.ERANGE;
+    if (this.#refusesUnseen && dfn + pages > this.reach(domain)) return Errno.EFAULT;
     if (order > 9 && this.#leafOrder(domain, dfn, frame, pages) !== order)
       return this.mapRange(vcpu, domain, dfn, frame, pages, rights);
     const changes = this.#changes;
@@ -313,6 +364,16 @@ export class IommuDriver {
 
 function isSameOwner(domain: number, other: number): boolean {
   return domain === other || (isQuarantine(domain) && isQuarantine(other));
+}
+
+/** Levels that a unit walks: 4 if it can, else 3, or what else it has. xen: vtd_ops nr_pt_levels. */
+function levelsOf({ levels }: Capabilities): number {
+  return [4, 3].find((level) => levels.includes(level)) ?? levels[0]!;
+}
+
+/** Device frames that a unit accepts through tables of so many levels. VT-d 3.6: the lesser of both widths. */
+function reachOf({ addressBits }: Capabilities, levels: number): number {
+  return 2 ** (Math.min(addressBits, 12 + 9 * levels) - 12);
 }
 
 /** Level of the largest leaves that all units have. 1 GiB leaves are split into 2 MiB ones, so they need those, too. */

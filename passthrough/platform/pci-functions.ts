@@ -9,6 +9,15 @@ export interface PciDescription {
   readonly type?: string;
   readonly secondary?: number;
   readonly subordinate?: number;
+  /** Distance of the functions of its slot whose ids it uses besides its own: 1, 2 or 4. */
+  readonly phantomStride?: number;
+}
+
+/** A range that firmware wants mapped for devices, one to one. ACPI: RMRR. */
+export interface ReservedRegion {
+  readonly firstFrame: number;
+  readonly frames: number;
+  readonly devices: readonly string[];
 }
 
 export interface PciFunction {
@@ -20,8 +29,12 @@ export interface PciFunction {
    * that of device 0 on the bridge's secondary bus. None for bridges: their entries follow the devices behind them.
    */
   readonly requesters: readonly Sbdf[];
+  /** Ids of its phantom functions, which it uses as well. xen: phantom_stride. */
+  readonly phantoms: readonly Sbdf[];
   /** Place among the functions that are no bridges, by address; -1 for bridges. */
   readonly endpointIndex: number;
+  /** The reserved regions that are for it, by their places. */
+  readonly regions: readonly number[];
 }
 
 function isBridge(description: PciDescription): boolean {
@@ -55,8 +68,20 @@ function requestersOf(of: PciDescription, all: readonly PciDescription[]): Sbdf[
   return alias === own ? [own, above] : [own, above, alias];
 }
 
+/** The functions of the slot that are one stride, two, ... beyond. xen: pci_add_device, iommu_add_device. */
+function phantomsOf({ device, phantomStride = 0 }: PciDescription): Sbdf[] {
+  const own = parseSbdf(device);
+  if (phantomStride === 0) return [];
+  return Array.from({ length: Math.floor((7 - (own & 7)) / phantomStride) }, (_, at) => {
+    return (own + (at + 1) * phantomStride) as Sbdf;
+  });
+}
+
 /** What the descriptions say of each function, in their order. */
-export function pciFunctions(descriptions: readonly PciDescription[]): PciFunction[] {
+export function pciFunctions(
+  descriptions: readonly PciDescription[],
+  regions: readonly ReservedRegion[] = [],
+): PciFunction[] {
   const endpoints = descriptions
     .filter((one) => !isBridge(one))
     .map(({ device }) => parseSbdf(device))
@@ -68,7 +93,9 @@ export function pciFunctions(descriptions: readonly PciDescription[]): PciFuncti
       unit: one.unit,
       isHostBridge: one.type === 'host-bridge',
       requesters: requestersOf(one, descriptions),
+      phantoms: isBridge(one) ? [] : phantomsOf(one),
       endpointIndex: isBridge(one) ? -1 : endpoints.indexOf(sbdf),
+      regions: regions.flatMap(({ devices }, at) => (devices.some((of) => parseSbdf(of) === sbdf) ? [at] : [])),
     };
   });
 }

@@ -1,8 +1,8 @@
 // A machine with the devices of the recorded runs, and a short text for what its unit is sent.
 
+import { adoptDevices } from '../../hypervisor/devices/adoption.ts';
+import { releaseDevices } from '../../hypervisor/devices/release.ts';
 import { Hypervisor, type MachineOptions, type Op, type OpResult } from '../../hypervisor/index.ts';
-import { adoptDevices } from '../../hypervisor/operations/adopt-devices.ts';
-import { releaseDevices } from '../../hypervisor/operations/release-devices.ts';
 import type { IommuOptions } from '../../hypervisor/options.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
 import { Pending, Step } from '../../machine/pending.ts';
@@ -63,7 +63,7 @@ export class AssignmentMachine {
     for (let domain = 0; domain < 4; domain += 1) {
       this.machine.step({ op: 'create_domain', domain, kind: 'pv', frames: 2, iommu: domain < 3 });
     }
-    if (options.hardware ?? true) adoptDevices(this.machine, 0 as Domid);
+    if (options.hardware ?? true) adoptDevices(this.machine.context, 0 as Domid);
     for (const unit of this.machine.units) {
       unit.observer = {
         taken: (_, w0, w1, w2, w3, byRegister) => this.#sent.push(short(invalidationOf([w0, w1, w2, w3], byRegister))),

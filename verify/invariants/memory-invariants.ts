@@ -1,7 +1,7 @@
 // Memory: references and types of frames recounted, p2m against frames, device tables against both.
 
 import { GNTMAP, pageReferences, typeReferences } from '../../grant/index.ts';
-import { type Hypervisor, P2mType } from '../../hypervisor/index.ts';
+import { type Hypervisor, P2mType, p2mDeviceRights } from '../../hypervisor/index.ts';
 import type { Dfn, Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import { DOMID_FIRST_RESERVED, type Domid } from '../../machine/ids.ts';
@@ -123,7 +123,7 @@ export const devicesSeeTheP2m: Invariant = {
       const broken: string[] = [];
       for (let at = 0; at < p2m.gfns; at += 1) {
         const type = p2m.type(domain, at as Gfn);
-        const wanted = type === P2mType.hole ? 0 : type === P2mType.grantReadonly ? 1 : 3;
+        const wanted = p2mDeviceRights(type);
         const { rights, frame } = driver.lookup(domain, at as Dfn);
         if (rights !== wanted || (wanted !== 0 && frame !== p2m.frame(domain, at as Gfn)))
           broken.push(`domain ${domain} gfn ${at}: type ${type}, device rights ${rights} to frame ${frame}`);

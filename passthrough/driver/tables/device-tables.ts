@@ -28,6 +28,8 @@ const PASS_THROUGH = 2;
 export interface DeviceTablesOptions {
   readonly domains: number;
   readonly levels: number;
+  /** Levels that the unit with the fewest of them walks: its root lies that far down. As many by default. */
+  readonly fewestLevels?: number;
   /** Level of the largest leaves: 1 is 4 KiB (the default), 2 is 2 MiB, 3 is 1 GiB. */
   readonly largestLeaf?: number;
   /** Tables that have become empty are taken out. */
@@ -37,6 +39,8 @@ export interface DeviceTablesOptions {
 export class DeviceTables {
   /** Levels of every domain's table. */
   readonly levels: number;
+  /** Tables above this level stay where they are: some unit begins at the first of them. xen: min_pt_levels. */
+  readonly fewestLevels: number;
   readonly largestLeaf: number;
   readonly reclaim: boolean;
   readonly pages: TablePages;
@@ -64,6 +68,7 @@ export class DeviceTables {
     this.#heap = heap;
     this.#frames = frames;
     this.levels = options.levels;
+    this.fewestLevels = options.fewestLevels ?? options.levels;
     this.largestLeaf = options.largestLeaf ?? 1;
     this.reclaim = options.reclaim ?? false;
     this.#limit = 2 ** (9 * options.levels);
@@ -71,10 +76,14 @@ export class DeviceTables {
     this.pages = new TablePages(heap, frames, { counted: this.reclaim || this.largestLeaf > 1 });
   }
 
-  /** Gives a domain an empty table. -ENOMEM when memory is exhausted. */
+  /**
+   * Gives a domain an empty table, down to where the unit with the fewest levels begins. -ENOMEM when memory is
+   * exhausted. xen: addr_to_dma_page_maddr, "populate only down to min_pt_levels".
+   */
   create(domain: Domid): 0 | typeof Errno.ENOMEM {
-    const root = this.pages.allocate();
-    if (root < 0) return Errno.ENOMEM;
+    if (!this.#takePages(1 + this.levels - this.fewestLevels)) return Errno.ENOMEM;
+    const [root, ...below] = this.#fresh as [Mfn, ...Mfn[]];
+    for (const [at, page] of below.entries()) this.pages.point(this.#fresh[at]!, this.levels - at, 0, page);
     this.#heap.write(this.#records + domain * RECORD_WORDS + ROOT, root + 1);
     return 0;
   }
@@ -82,6 +91,33 @@ export class DeviceTables {
   /** The root of a domain's table; -1 when it has none. */
   root(domain: Domid): Mfn | -1 {
     return (this.#heap.words[this.#records + domain * RECORD_WORDS + ROOT]! - 1) as Mfn | -1;
+  }
+
+  /** Where a unit begins that walks so many levels: the levels above are skipped. xen: domain_pgd_maddr. */
+  rootOfLevels(domain: Domid, levels: number): Mfn {
+    let table = this.root(domain) as Mfn;
+    for (let level = this.levels; level > levels; level -= 1) {
+      table = entryFrame(this.#frames.readWord(table, 0), this.#frames.readWord(table, 1)) as Mfn;
+    }
+    return table;
+  }
+
+  /** The last device frame that a domain's table maps; -1 when it maps none. */
+  last(domain: Domid): number {
+    return this.exists(domain) ? this.#lastIn(this.root(domain) as Mfn, this.levels) : -1;
+  }
+
+  #lastIn(table: Mfn, level: number): number {
+    for (let entry = 511; entry >= 0; entry -= 1) {
+      const low = this.#frames.readWord(table, entry * 2);
+      if ((low & ENTRY_PERMISSIONS) === 0) continue;
+      const first = entry * entryPages(level);
+      if (isLeaf(level, low)) return first + entryPages(level) - 1;
+      const below = entryFrame(low, this.#frames.readWord(table, entry * 2 + 1)) as Mfn;
+      const last = this.#lastIn(below, level - 1);
+      if (last >= 0) return first + last;
+    }
+    return -1;
   }
 
   exists(domain: Domid): boolean {

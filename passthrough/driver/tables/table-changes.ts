@@ -191,7 +191,7 @@ export class TableChanges {
   /** While the found table is empty it is taken out: up to the level that Xen keeps (min_pt_levels - 2). */
   #unhookEmpty(domain: Domid, dfn: Dfn): void {
     const tables = this.#tables;
-    while (tables.level <= tables.levels - 2 && tables.pages.isEmpty(tables.table)) {
+    while (tables.level <= tables.fewestLevels - 2 && tables.pages.isEmpty(tables.table)) {
       const { table, level } = tables;
       tables.find(domain, dfn, false, level + 1);
       tables.set(0, 0);

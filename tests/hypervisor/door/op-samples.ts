@@ -235,7 +235,16 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
   },
   assign_device: {
     make: () => ({ op: 'assign_device', device: '0000:04:00.0', domain: A }),
-    fields: { ...vcpu, device: 'device', domain: 'domid' },
+    fields: { ...vcpu, device: 'device', domain: 'domid', relaxed: 'flag?' },
+  },
+  test_assign_device: { make: () => ({ op: 'test_assign_device', device: DEV }), fields: { device: 'device' } },
+  remove_device: { make: () => ({ op: 'remove_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
+  add_device: { make: () => ({ op: 'add_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
+  remove_unit: { make: () => ({ op: 'remove_unit', unit: 0 }), fields: { ...vcpu, unit: 'index' } },
+  handle_faults: { make: () => ({ op: 'handle_faults' }), fields: {} },
+  set_bus_master: {
+    make: () => ({ op: 'set_bus_master', device: DEV, on: false }),
+    fields: { device: 'device', on: 'flag' },
   },
   deassign_device: {
     make: () => ({ op: 'deassign_device', device: DEV }),

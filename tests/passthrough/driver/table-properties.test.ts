@@ -1,4 +1,4 @@
-// Goal: whatever is mapped and unmapped, in whichever sizes, the tables say it; they have the one shape that they should
+// Goal: whatever is mapped and unmapped, in whichever sizes, the tables say it; they have the shape that they should
 // have; no table page is lost or reused too early.
 // Method: random maps, unmaps and changes of rights against a plain map of a few thousand probed device frames; a walk
 // that counts tables; an adversarial unit; pages full of traps in every free frame.
@@ -178,12 +178,12 @@ class Book {
 
   /** What is wrong with the shape of the tables. */
   misshapen(): string[] {
-    const { levels, largestLeaf, reclaim } = this.rig.driver.tables;
+    const { fewestLevels, largestLeaf, reclaim } = this.rig.driver.tables;
     return this.tables().flatMap(({ table, level }) => {
       const entries = this.entries(table);
       const present = entries.filter(([low]) => (low & 3) !== 0);
       const wrong: string[] = [];
-      if (reclaim && level <= levels - 2 && present.length === 0) wrong.push(`an empty table of level ${level}`);
+      if (reclaim && level <= fewestLevels - 2 && present.length === 0) wrong.push(`an empty table of level ${level}`);
       const leaves = level === 1 || entries.every(([low]) => (low & 0x80) !== 0);
       if (level >= largestLeaf || !leaves || present.length < BLOCK) return wrong;
       const frame = ([low, high]: readonly [number, number]) => (low >>> 12) + high * 0x100000;

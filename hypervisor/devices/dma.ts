@@ -1,10 +1,10 @@
 // What devices do: accesses, translated by their unit and performed on memory, in one step or in two.
 
-import { Errno } from '../machine/errno.ts';
-import { type Mfn, PAGE_SIZE } from '../machine/frame-number.ts';
-import { bytesHex, hexBytes } from '../machine/hex.ts';
-import { parseSbdf } from '../machine/ids.ts';
-import { wideLow } from '../machine/wide.ts';
+import { Errno } from '../../machine/errno.ts';
+import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
+import { bytesHex, hexBytes } from '../../machine/hex.ts';
+import { parseSbdf } from '../../machine/ids.ts';
+import { wideLow } from '../../machine/wide.ts';
 import {
   Access,
   AdversaryCaches,
@@ -14,9 +14,11 @@ import {
   type MayTranslation,
   type TranslatedAccess,
   type VtdUnit,
-} from '../passthrough/index.ts';
-import type { DmaResult, Op, OpResult } from './door/op.ts';
-import type { Parts } from './parts.ts';
+} from '../../passthrough/index.ts';
+import type { ControlState, DeviceControl } from '../control.ts';
+import type { DmaResult, Op, OpResult } from '../door/op.ts';
+import type { Parts } from '../parts.ts';
+import { findDevice } from './owners.ts';
 
 type AccessOp = Extract<Op, { readonly op: 'dma' | 'dma_translate' }>;
 
@@ -46,29 +48,41 @@ function burstOf(op: AccessOp): Burst | null {
 
 export class DeviceDma {
   readonly #parts: Parts;
-  /** The unit that a device is behind; null for a device that there is not. */
-  readonly #unitOf: (device: string) => VtdUnit | null;
+  readonly #control: ControlState;
 
-  constructor(parts: Parts, unitOf: (device: string) => VtdUnit | null) {
+  constructor(parts: Parts, control: ControlState) {
     this.#parts = parts;
-    this.#unitOf = unitOf;
+    this.#control = control;
+  }
+
+  /** A device, or one whose phantom function is named; null: there is none. */
+  #find(name: string): DeviceControl | null {
+    const found = findDevice(this.#control, name);
+    if (found) return found.device;
+    const sbdf = parseSbdf(name);
+    const index = this.#parts.functions.findIndex(({ phantoms }) => phantoms.includes(sbdf));
+    const device = this.#control.root.devices[index];
+    return device?.present ? device : null;
   }
 
   /** Everything that a request of a device may get now; the tables' own answer first. */
   mayTranslate(device: string, dfn: number): readonly MayTranslation[] {
-    const caches = this.#unitOf(device)?.caches;
-    if (!caches) throw new RangeError(`unknown device ${device}`);
+    const found = this.#find(device);
+    if (!found) throw new RangeError(`unknown device ${device}`);
+    const { caches } = this.#parts.units[found.unit]!;
     if (!(caches instanceof AdversaryCaches)) throw new TypeError('mayTranslate needs the cache profile "adversary"');
     return caches.mayTranslate(parseSbdf(device) % 0x10000, dfn);
   }
 
   access(op: AccessOp): OpResult {
-    const unit = this.#unitOf(op.device);
-    if (!unit) return { result: Errno.ENODEV };
+    const device = this.#find(op.device);
+    if (!device) return { result: Errno.ENODEV };
+    const unit = this.#parts.units[device.unit]!;
     const access = Access[op.access];
     if (access === undefined) throw new TypeError(`access ${String(op.access)}: expected read or write`);
     const dfn = addressFrame(op.address);
     const burst = burstOf(op);
+    if (!device.busMaster) return { result: 0, dma: { disabled: true } };
     const sourceId = parseSbdf(op.device) % 0x10000;
     const { frame, did } = this.#answer(op, unit, sourceId, dfn, access);
     if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };

@@ -1,0 +1,106 @@
+// assign_device, deassign_device, remove_device, add_device: what each is refused for, and then a move.
+// xen: passthrough/pci.c iommu_do_pci_domctl, device_assigned; common/physdev.c PHYSDEVOP_pci_device_add, _remove.
+
+import { completeAll } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
+import { DOMID_IO, DOMID_XEN, type Vcpu } from '../../machine/ids.ts';
+import { Step } from '../../machine/pending.ts';
+import type { Op } from '../door/op.ts';
+import type { OperationContext } from '../operations/context.ts';
+import { MOVED, placeMove, stepMove, Way } from './move.ts';
+import { findDevice, isGuest, ownerAfter } from './owners.ts';
+
+type Named<Name extends Op['op']> = Extract<Op, { op: Name }>;
+type MoveOp = Named<'assign_device' | 'deassign_device' | 'remove_device' | 'add_device'>;
+type Destination = Omit<Parameters<typeof placeMove>[1], 'device'>;
+
+/** The lock that a device changes hands under. xen: pcidevs_lock. */
+export const PCI_DEVICES = 0;
+
+/** Refuses a move of a device, or begins it under the device lock. @returns 0, or the errno. */
+export function placeDeviceMove(
+  context: OperationContext,
+  vcpu: Vcpu,
+  op: MoveOp,
+  open: (domain: number) => Uint32Array,
+): number {
+  const move = DESTINATIONS[op.op](context, op as never);
+  if (typeof move === 'number') return move;
+  if (!context.parts.deviceLock.take(PCI_DEVICES, vcpu)) return Errno.EBUSY;
+  const device = context.control.root.devices.findIndex((one) => one.device === op.device);
+  placeMove(open(move.to ?? move.from ?? 0), { ...move, device });
+  return 0;
+}
+
+/** One micro-step of such an operation. */
+export function stepMoveDevice(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if (phase > MOVED) return completeAll(context.access, vcpu, phase, Step.done);
+  if (phase < MOVED) return stepMove(context, vcpu, phase);
+  context.parts.deviceLock.drop(PCI_DEVICES, vcpu);
+  return MOVED + 1;
+}
+
+/** Per operation: its move, or the errno that it is refused with at once. */
+const DESTINATIONS: {
+  readonly [Name in MoveOp['op']]: (context: OperationContext, op: Named<Name>) => Destination | number;
+} = {
+  assign_device: assign,
+  deassign_device: deassign,
+  /** Whoever has it: its entries go, and nothing is asked. A physical function goes after its virtual ones. */
+  remove_device: ({ control }, op) => {
+    const found = findDevice(control, op.device);
+    return found ? { from: found.device.owner, to: null, way: Way.remove } : Errno.ENODEV;
+  },
+  /** It is the hardware domain's first. */
+  add_device: ({ control }, op) => {
+    const known = control.root.devices.find(({ device }) => device === op.device);
+    if (!known || !control.root.units[known.unit]!.present) return Errno.ENODEV;
+    return known.present ? Errno.EEXIST : { from: null, to: control.root.hardwareDomain, way: Way.add };
+  },
+};
+
+function assign(context: OperationContext, op: Named<'assign_device'>): Destination | number {
+  const { control, parts } = context;
+  const { hardwareDomain, domains } = control.root;
+  if (op.domain !== DOMID_IO) {
+    const target = domains[op.domain];
+    if (!target || target.state === 'crashed') return Errno.ESRCH;
+    if (!target.iommu) return Errno.EOPNOTSUPP;
+    if (op.domain === hardwareDomain || target.state !== 'alive') return Errno.EINVAL;
+  }
+  const found = findDevice(control, op.device);
+  if (!found) return Errno.ENODEV;
+  const { owner, broken } = found.device;
+  if (isGuest(control, owner) || owner === DOMID_XEN) return Errno.EBUSY;
+  if (broken && op.domain !== DOMID_IO) return Errno.EBADF;
+  if (parts.functions[found.index]!.isHostBridge) return Errno.EPERM;
+  return { from: owner, to: op.domain, way: Way.assign, relaxed: op.relaxed ?? false };
+}
+
+/** Without a domain named, the owner is meant. */
+function deassign(context: OperationContext, op: Named<'deassign_device'>): Destination | number {
+  const { control } = context;
+  const { domains, hardwareDomain } = control.root;
+  if (op.domain !== undefined && op.domain !== DOMID_IO) {
+    const named = domains[op.domain];
+    if (!named) return Errno.ESRCH;
+    if (!named.iommu) return Errno.EOPNOTSUPP;
+  }
+  if (op.domain !== undefined && op.domain === hardwareDomain) return Errno.EINVAL;
+  const found = findDevice(control, op.device);
+  if (!found) return Errno.ENODEV;
+  const { owner } = found.device;
+  if (op.domain !== undefined && op.domain !== owner) return Errno.ENODEV;
+  if (owner === null || owner === hardwareDomain || owner === DOMID_XEN) return Errno.EINVAL;
+  const to = ownerAfter(control, context.config.iommu.quarantine, found.index, owner);
+  return { from: owner, to, way: Way.deassign };
+}
+
+/** Whether a device could be assigned, for one who asks before. xen: XEN_DOMCTL_test_assign_device. */
+export function testAssign(context: OperationContext, op: Named<'test_assign_device'>): number {
+  const { control } = context;
+  const found = findDevice(control, op.device);
+  if (!found) return Errno.EINVAL;
+  const { owner } = found.device;
+  return isGuest(control, owner) || owner === DOMID_XEN ? Errno.EINVAL : 0;
+}

@@ -1,0 +1,332 @@
+// A device changes hands, and its context entries, reserved regions and dids with it; and what must be invalidated
+// around that. xen: passthrough/pci.c assign_device, deassign_device, pci_add_device, pci_remove_device; vtd/iommu.c
+// intel_iommu_assign_device, reassign_device_ownership, domain_context_mapping, domain_context_unmap,
+// check_cleanup_domid_map, intel_iommu_remove_device.
+//
+// A move goes through stages. Which, and in which order, depends on what it is for: its way.
+
+import { flushThen } from '../../grant/index.ts';
+import { Errno } from '../../machine/errno.ts';
+import { DOMID_IO, DOMID_XEN, type Domid, type UnitIndex, type Vcpu } from '../../machine/ids.ts';
+import { Pending } from '../../machine/pending.ts';
+import { type PciFunction, quarantineDomid } from '../../passthrough/index.ts';
+import { crashDomain } from '../control.ts';
+import type { OperationContext } from '../operations/context.ts';
+import { hasAnother, isGuest, ownerAfter, setOwner } from './owners.ts';
+import { countRegion, mapPage, regionCount, unmapPage } from './regions.ts';
+
+/** Scratch words of a move: the device's place in the control state, owners before and after, its way. */
+const Move = {
+  device: Pending.scratch,
+  from: Pending.scratch + 1,
+  to: Pending.scratch + 2,
+  way: Pending.scratch + 3,
+  /** How far the stage in hand has come: which of several, and which page of it. */
+  at: Pending.scratch + 4,
+  page: Pending.scratch + 5,
+  /** Regions that this move counted for the new owner, from the first on. */
+  counted: Pending.scratch + 6,
+  relaxed: Pending.scratch + 7,
+} as const;
+
+/** In the place of an owner: nobody. */
+const NOBODY = 0xffff;
+
+const Stage = { start: 0, regions: 1, entries: 2, owner: 3, regionsGone: 4, phantoms: 5, undo: 6, over: 7 } as const;
+type Stage = (typeof Stage)[keyof typeof Stage];
+
+/** What a move is for. Of a device that is given away the phantom functions follow; of others they go first. */
+export const Way = { assign: 0, deassign: 1, remove: 2, add: 3, retreat: 4 } as const;
+export type Way = (typeof Way)[keyof typeof Way];
+
+const { start, regions, entries, owner, regionsGone, phantoms, over } = Stage;
+const GIVEN: readonly Stage[] = [start, regions, entries, owner, regionsGone, phantoms, over];
+const TAKEN: readonly Stage[] = [start, phantoms, entries, owner, regionsGone, over];
+const WAYS: readonly (readonly Stage[])[] = [GIVEN, TAKEN, TAKEN, GIVEN, TAKEN];
+
+/** What a stage says: it is over, or it goes on when what it asked for is flushed, or an errno. */
+const NEXT = 1;
+const AGAIN = 2;
+
+/** Each stage acts in one phase and flushes in the next. */
+export const MOVE_PHASES = Stage.over * 2;
+/** What {@link stepMove} says when the move is over. */
+export const MOVED = MOVE_PHASES;
+
+interface Moving {
+  readonly context: OperationContext;
+  readonly vcpu: Vcpu;
+  readonly record: Uint32Array;
+  readonly index: number;
+  readonly of: PciFunction;
+}
+
+/** Writes what a move is about into the record of an operation. It begins in phase 0. */
+export function placeMove(
+  record: Uint32Array,
+  move: {
+    readonly device: number;
+    readonly from: number | null;
+    readonly to: number | null;
+    readonly way: Way;
+    readonly relaxed?: boolean;
+  },
+): void {
+  record[Move.device] = move.device;
+  record[Move.from] = move.from ?? NOBODY;
+  record[Move.to] = move.to ?? NOBODY;
+  record[Move.way] = move.way;
+  record[Move.at] = 0;
+  record[Move.page] = 0;
+  record[Move.counted] = 0;
+  record[Move.relaxed] = Number(move.relaxed ?? false);
+}
+
+/**
+ * One micro-step of a move, under the device lock; {@link MOVED} when it is over, the errno in the record. Refused for
+ * want of a did or of memory, it leaves everything as it was, but for the tables of the device's quarantine.
+ */
+export function stepMove(context: OperationContext, vcpu: Vcpu, phase: number): number {
+  if ((phase & 1) !== 0) return flushThen(context.access, vcpu, phase, phase - 1);
+  const record = context.parts.pending.record(vcpu);
+  const index = record[Move.device]!;
+  const moving = { context, vcpu, record, index, of: context.parts.functions[index]! };
+  const stage = (phase >> 1) as Stage;
+  const said = ACTS[stage]!(moving);
+  if (said === AGAIN) return phase + 1;
+  return (said === NEXT ? after(moving, stage) : failed(moving, stage, said)) * 2;
+}
+
+function after({ record }: Moving, stage: Stage): Stage {
+  record[Move.at] = 0;
+  record[Move.page] = 0;
+  if (stage === Stage.undo) return over;
+  const stages = WAYS[record[Move.way]!]!;
+  return stages[stages.indexOf(stage) + 1]!;
+}
+
+/**
+ * What was mapped for the new owner is unmapped. A device that is half given away is taken back as a whole; if not even
+ * that can be, it is broken, and its domain is crashed. xen: XSA-449.
+ */
+function failed(moving: Moving, stage: Stage, errno: number): Stage {
+  const { context, vcpu, record, index } = moving;
+  const way = record[Move.way]!;
+  record[Move.at] = 0;
+  record[Move.page] = 0;
+  if (way === Way.retreat) {
+    context.control.change(`device ${index} is broken`, (draft) => {
+      draft.devices[index]!.broken = true;
+    });
+    const domain = record[Move.from]!;
+    if (isGuest(context.control, domain)) crashDomain(context.control, { vcpu, domain, reason: 'device is broken' });
+    return over;
+  }
+  record[Pending.result] = errno;
+  if (stage === start) return over;
+  if (way === Way.assign && stage === phantoms) {
+    const from = record[Move.to]!;
+    const to = ownerAfter(context.control, context.config.iommu.quarantine, index, from);
+    placeMove(record, { device: index, from, to, way: Way.retreat });
+    return start;
+  }
+  return Stage.undo;
+}
+
+const ACTS: readonly ((moving: Moving) => number)[] = [
+  begin,
+  mapRegions,
+  moveEntries,
+  changeOwner,
+  unmapRegions,
+  movePhantoms,
+  undoRegions,
+];
+
+/** The domid that a device's entries go by under an owner; -1 when it has none under that owner. */
+function entryDomain({ context, of }: Moving, owner: number): Domid | -1 {
+  const { tables, quarantine } = context.parts.driver;
+  if (owner === DOMID_IO) return quarantine.hasTables(of.endpointIndex) ? quarantineDomid(of.endpointIndex) : -1;
+  return isDomain(owner) && tables.exists(owner as Domid) ? (owner as Domid) : -1;
+}
+
+/** Whether an owner is a domain, the hardware domain included. */
+function isDomain(owner: number): boolean {
+  return owner !== NOBODY && owner !== DOMID_IO && owner !== DOMID_XEN;
+}
+
+/**
+ * Everything that can be refused; then what the old owner has pending is flushed, while its did still stands. The
+ * quarantine of a device is made ready when it leaves the hardware domain, and stays so whatever comes of the move.
+ */
+function begin(moving: Moving): number {
+  const { context, vcpu, record, of, index } = moving;
+  const { driver } = context.parts;
+  const { from, to } = ownersOf(record);
+  if (record[Move.at] === 1) return NEXT;
+  const way = record[Move.way]!;
+  const errno = tryOut(context, () => prepareQuarantine(moving, from, to)) || refusal(moving);
+  const refused = errno || (to === DOMID_IO || way === Way.remove ? 0 : tryOut(context, () => prepare(moving, to)));
+  if (refused !== 0) return refused;
+  if (to === DOMID_IO && entryDomain(moving, to) >= 0) driver.quarantine.wipe(of.endpointIndex);
+  if (context.control.root.devices[index]!.faults.count > 0) {
+    context.control.change('faults forgotten', (draft) => {
+      draft.devices[index]!.faults.count = 0;
+    });
+  }
+  if (!isDomain(from) || !driver.hasPending(from as Domid)) return NEXT;
+  record[Move.at] = 1;
+  driver.barrier(vcpu, from as Domid);
+  return AGAIN;
+}
+
+function ownersOf(record: Uint32Array): { from: number; to: number } {
+  return { from: record[Move.from]!, to: record[Move.to]! };
+}
+
+/** Does something that leaves no trace when it fails. */
+function tryOut({ parts }: OperationContext, attempt: () => number): number {
+  const mark = parts.heap.mark();
+  const errno = attempt();
+  if (errno !== 0) parts.heap.rollback(mark);
+  parts.heap.release(mark);
+  return errno;
+}
+
+/**
+ * One that needs no tables in quarantine takes a did all the same, and gives it back: so there must be one, even if the
+ * target has its own. xen: intel_iommu_quarantine_init, quarantine_teardown.
+ */
+function prepareQuarantine(moving: Moving, from: number, to: number): number {
+  const { context, of } = moving;
+  const isLeaving = from === context.control.root.hardwareDomain && moving.record[Move.way] === Way.assign;
+  if (context.config.iommu.quarantine === 'none' || of.endpointIndex < 0) return 0;
+  if (!isLeaving && to !== DOMID_IO) return 0;
+  if (entryDomain(moving, DOMID_IO) >= 0) return prepare(moving, DOMID_IO);
+  return isLeaving ? context.parts.driver.ids[of.unit]!.headroom() : 0;
+}
+
+function prepare(moving: Moving, owner: number): number {
+  const { context, of } = moving;
+  const domain = entryDomain(moving, owner);
+  if (domain < 0) return 0;
+  for (const requester of [...of.requesters, ...of.phantoms]) {
+    const errno = context.parts.driver.prepare(domain as Domid, of.unit as UnitIndex, requester % 0x10000);
+    if (errno !== 0) return errno;
+  }
+  return 0;
+}
+
+/** A region that is for several devices would connect their domains. xen: intel_iommu_assign_device. */
+function refusal({ context, record, of }: Moving): number {
+  if (record[Move.way] !== Way.assign || record[Move.relaxed] !== 0) return 0;
+  const isShared = of.regions.some((region) => context.config.reservedRegions[region]!.devices.length > 1);
+  return isShared ? Errno.EPERM : 0;
+}
+
+/** The next page of the regions that the device needs is mapped for the new owner. */
+function mapRegions(moving: Moving): number {
+  const { context, vcpu, record, of } = moving;
+  const { to } = ownersOf(record);
+  const region = of.regions[record[Move.at]!];
+  if (region === undefined || !isDomain(to)) return NEXT;
+  const domain = to as Domid;
+  const { firstFrame, frames } = context.config.reservedRegions[region]!;
+  const page = record[Move.page]!;
+  if (page === 0) {
+    const known = regionCount(context, domain, region);
+    countRegion(context, domain, region, 1);
+    if (known > 0) return nextRegion(record);
+  }
+  const errno = mapPage(context, vcpu, domain, firstFrame + page, record[Move.relaxed] !== 0);
+  if (errno !== 0) {
+    // Of a region that is mapped in part all is taken back.
+    if (page === 0) countRegion(context, domain, region, -1);
+    else record[Move.counted]! += 1;
+    return errno;
+  }
+  record[Move.page] = page + 1;
+  return page + 1 < frames ? AGAIN : nextRegion(record);
+}
+
+function nextRegion(record: Uint32Array): number {
+  record[Move.at]! += 1;
+  record[Move.page] = 0;
+  record[Move.counted]! += 1;
+  return AGAIN;
+}
+
+/** The regions of a device are for one device fewer of a domain: the next of `count` regions, or page of one. */
+function dropRegions(moving: Moving, domain: Domid, count: number): number {
+  const { context, vcpu, record, of } = moving;
+  const at = record[Move.at]!;
+  if (at >= count) return NEXT;
+  const region = of.regions[at]!;
+  const { firstFrame, frames } = context.config.reservedRegions[region]!;
+  const page = record[Move.page]!;
+  const isLast = regionCount(context, domain, region) === 1;
+  if (isLast && unmapPage(context, vcpu, domain, firstFrame + page) !== 0) record[Pending.result] = Errno.ENXIO;
+  record[Move.page] = page + 1;
+  if (isLast && page + 1 < frames) return AGAIN;
+  if (regionCount(context, domain, region) > 0) countRegion(context, domain, region, -1);
+  record[Move.at] = at + 1;
+  record[Move.page] = 0;
+  return AGAIN;
+}
+
+/** The old owner's regions; those of the hardware domain stay, for they are the firmware's. */
+function unmapRegions(moving: Moving): number {
+  const { context, record, of } = moving;
+  const { from } = ownersOf(record);
+  const stays = from === context.control.root.hardwareDomain && record[Move.way] !== Way.remove;
+  return !isDomain(from) || stays ? NEXT : dropRegions(moving, from as Domid, of.regions.length);
+}
+
+function undoRegions(moving: Moving): number {
+  const { context, vcpu, record } = moving;
+  const { to } = ownersOf(record);
+  const errno = record[Pending.result]!;
+  const said = dropRegions(moving, to as Domid, record[Move.counted]!);
+  if (record[Pending.result] !== errno) {
+    crashDomain(context.control, { vcpu, domain: to, reason: 'a reserved region cannot be unmapped' });
+    record[Pending.result] = errno;
+  }
+  return said;
+}
+
+/** The next of the device's entries, its own first, then those of the bridges above it. */
+function moveEntries(moving: Moving): number {
+  return moveEntry(moving, moving.of.requesters);
+}
+
+function movePhantoms(moving: Moving): number {
+  return moveEntry(moving, moving.of.phantoms);
+}
+
+function moveEntry(moving: Moving, requesters: PciFunction['requesters']): number {
+  const { context, vcpu, record, of } = moving;
+  const { driver } = context.parts;
+  const at = record[Move.at]!;
+  const requester = requesters[at];
+  if (requester === undefined) return NEXT;
+  record[Move.at] = at + 1;
+  const domain = entryDomain(moving, ownersOf(record).to);
+  if (domain < 0) driver.detach(vcpu, of.unit as UnitIndex, requester);
+  else {
+    const errno = driver.attach(vcpu, domain as Domid, of.unit as UnitIndex, requester);
+    if (errno !== 0) return errno;
+  }
+  return AGAIN;
+}
+
+/** The did of an owner goes that has no other device behind the unit; and the device is the new owner's. */
+function changeOwner({ context, record, index, of }: Moving): number {
+  const { control, parts } = context;
+  const { from, to } = ownersOf(record);
+  const isLast = isDomain(from) && of.requesters.length > 0 && !hasAnother(control, from, index);
+  if (isLast) parts.driver.leave(from as Domid, of.unit as UnitIndex);
+  const way = record[Move.way]!;
+  if (way === Way.remove) parts.driver.endQuarantine(of.unit as UnitIndex, of.endpointIndex);
+  setOwner(control, index, to === NOBODY ? null : to, { present: way !== Way.remove, byOrder: way === Way.assign });
+  return NEXT;
+}
