@@ -58,6 +58,8 @@ export interface DeviceDescription {
   readonly ats?: boolean;
   /** It uses the ids of functions of its slot besides its own, so far apart: 1, 2 or 4 (xen: pci-phantom=). */
   readonly phantomStride?: number;
+  /** A virtual function: the function that it belongs to. */
+  readonly physicalFunction?: string;
   /** The hypervisor keeps it to itself, as its console (xen: pci_hide_device). */
   readonly hidden?: boolean;
 }
@@ -262,6 +264,7 @@ const deviceFields: Fields<DeviceDescription> = {
   subordinate: busNumber,
   ats: optional(flag),
   phantomStride: optional(oneOf(1, 2, 4)),
+  physicalFunction: optional(device),
   hidden: optional(flag),
 };
 const regionFields: Fields<ReservedRegion> = {

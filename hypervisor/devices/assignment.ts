@@ -3,7 +3,7 @@
 
 import { completeAll } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
-import { DOMID_IO, DOMID_XEN, type Vcpu } from '../../machine/ids.ts';
+import { DOMID_IO, DOMID_XEN, parseSbdf, type Vcpu } from '../../machine/ids.ts';
 import { Step } from '../../machine/pending.ts';
 import type { Op } from '../door/op.ts';
 import type { OperationContext } from '../operations/context.ts';
@@ -46,10 +46,12 @@ const DESTINATIONS: {
 } = {
   assign_device: assign,
   deassign_device: deassign,
-  /** Whoever has it: its entries go, and nothing is asked. A physical function goes after its virtual ones. */
-  remove_device: ({ control }, op) => {
-    const found = findDevice(control, op.device);
-    return found ? { from: found.device.owner, to: null, way: Way.remove } : Errno.ENODEV;
+  /** Whoever has it: its entries go, and nothing is asked. */
+  remove_device: (context, op) => {
+    const found = findDevice(context.control, op.device);
+    if (!found) return Errno.ENODEV;
+    if (breakVirtualFunctions(context, found.index)) return Errno.EBUSY;
+    return { from: found.device.owner, to: null, way: Way.remove };
   },
   /** It is the hardware domain's first. */
   add_device: ({ control }, op) => {
@@ -94,6 +96,23 @@ function deassign(context: OperationContext, op: Named<'deassign_device'>): Dest
   if (owner === null || owner === hardwareDomain || owner === DOMID_XEN) return Errno.EINVAL;
   const to = ownerAfter(control, context.config.iommu.quarantine, found.index, owner);
   return { from: owner, to, way: Way.deassign };
+}
+
+/**
+ * A physical function cannot go before its virtual ones: whoever tries has done it outside of the hypervisor's sight
+ * already, so that none of them is to be trusted. xen: pci_remove_device.
+ */
+function breakVirtualFunctions({ control, config }: OperationContext, index: number): boolean {
+  const sbdf = parseSbdf(config.devices[index]!.device);
+  const virtual = config.devices.flatMap(({ physicalFunction }, at) => {
+    const isOf = physicalFunction !== undefined && parseSbdf(physicalFunction) === sbdf;
+    return isOf && control.root.devices[at]!.present ? [at] : [];
+  });
+  if (virtual.length === 0) return false;
+  control.change('a physical function is gone before its virtual ones', (draft) => {
+    for (const at of [index, ...virtual]) draft.devices[at]!.broken = true;
+  });
+  return true;
 }
 
 /** Whether a device could be assigned, for one who asks before. xen: XEN_DOMCTL_test_assign_device. */

@@ -12,7 +12,7 @@ import { Pending } from '../../machine/pending.ts';
 import { type PciFunction, quarantineDomid } from '../../passthrough/index.ts';
 import { crashDomain } from '../control.ts';
 import type { OperationContext } from '../operations/context.ts';
-import { hasAnother, isGuest, ownerAfter, setOwner } from './owners.ts';
+import { forgetFaults, hasAnother, isGuest, ownerAfter, setOwner } from './owners.ts';
 import { countRegion, mapPage, regionCount, unmapPage } from './regions.ts';
 
 /** Scratch words of a move: the device's place in the control state, owners before and after, its way. */
@@ -164,16 +164,12 @@ function begin(moving: Moving): number {
   const { driver } = context.parts;
   const { from, to } = ownersOf(record);
   if (record[Move.at] === 1) return NEXT;
-  const way = record[Move.way]!;
-  const errno = tryOut(context, () => prepareQuarantine(moving, from, to)) || refusal(moving);
-  const refused = errno || (to === DOMID_IO || way === Way.remove ? 0 : tryOut(context, () => prepare(moving, to)));
-  if (refused !== 0) return refused;
+  const unready = tryOut(context, () => prepareQuarantine(moving, from, to));
+  if (unready !== 0) return unready;
+  forgetFaults(context.control, index);
+  const errno = refusal(moving) || tryOut(context, () => prepare(moving, to));
+  if (errno !== 0) return errno;
   if (to === DOMID_IO && entryDomain(moving, to) >= 0) driver.quarantine.wipe(of.endpointIndex);
-  if (context.control.root.devices[index]!.faults.count > 0) {
-    context.control.change('faults forgotten', (draft) => {
-      draft.devices[index]!.faults.count = 0;
-    });
-  }
   if (!isDomain(from) || !driver.hasPending(from as Domid)) return NEXT;
   record[Move.at] = 1;
   driver.barrier(vcpu, from as Domid);

@@ -79,6 +79,15 @@ export function setOwner(
   });
 }
 
+/** A new owner is not to blame for what the device did before. */
+export function forgetFaults(control: ControlState, index: number): void {
+  const { device, faults } = control.root.devices[index]!;
+  if (faults.count === 0) return;
+  control.change(`faults of ${device} forgotten`, (draft) => {
+    draft.devices[index]!.faults.count = 0;
+  });
+}
+
 /** What its owner writes into a device's command register. 0, -ENODEV. */
 export function setBusMaster(control: ControlState, name: string, on: boolean): number {
   const found = findDevice(control, name);

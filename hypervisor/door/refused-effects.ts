@@ -16,6 +16,8 @@ export const StatePart = {
   p2mEntry: 'a p2m entry',
   grantTable: 'the size of a grant table',
   domain: 'the state of the domain',
+  device: 'the state of a device',
+  quarantine: "a device's quarantine",
 } as const;
 export type StatePart = keyof typeof StatePart;
 
@@ -36,6 +38,9 @@ const ENXIO = -6;
 const EACCES = -13;
 const EBUSY = -16;
 const EINVAL = -22;
+const ESRCH = -3;
+const ENOMEM = -12;
+const EFAULT = -14;
 const COPY_REFUSALS = [general_error, bad_domain, bad_gntref, bad_page, bad_copy_arg, -8];
 
 export const refusedEffects: readonly RefusedEffect[] = [
@@ -142,6 +147,39 @@ export const refusedEffects: readonly RefusedEffect[] = [
     effect: 'the table has grown',
     parts: ['grantTable', 'frame'],
     source: 'mm.c xenmem_add_to_physmap_one',
+  },
+  {
+    operation: 'assign_device',
+    refusals: [EPERM, EBUSY, ENOMEM, EFAULT],
+    when: 'the device was to leave the hardware domain, and needs tables in quarantine',
+    effect: 'its quarantine has its tables and its did',
+    parts: ['quarantine'],
+    source: 'passthrough/pci.c assign_device; vtd/iommu.c intel_iommu_quarantine_init',
+  },
+  {
+    operation: 'assign_device',
+    refusals: [EPERM, EBUSY, ENOMEM, EFAULT, ESRCH],
+    when: 'the device had faults',
+    effect: 'they are forgotten',
+    parts: ['device'],
+    source: 'passthrough/pci.c assign_device',
+  },
+  {
+    operation: 'assign_device',
+    refusals: [ESRCH],
+    when: 'a phantom function could not follow its device',
+    effect:
+      'the device is where deassign_device takes it; if it cannot go there it is broken, and the domain is crashed',
+    parts: ['device', 'domain', 'deviceEntry', 'quarantine'],
+    source: 'passthrough/pci.c assign_device (XSA-449)',
+  },
+  {
+    operation: 'remove_device',
+    refusals: [EBUSY],
+    when: 'virtual functions of it are there',
+    effect: 'it and they are broken',
+    parts: ['device'],
+    source: 'passthrough/pci.c pci_remove_device',
   },
 ];
 

@@ -9,6 +9,7 @@ import {
   fork,
   type Hypervisor,
   inspect,
+  type MachineOptions,
   type Op,
   type OpResult,
   Progress,
@@ -19,6 +20,7 @@ import {
 } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid, Vcpu } from '../../machine/ids.ts';
+import { quarantineDomid } from '../../passthrough/index.ts';
 import { type Draw, drawArbitrary, mixedMachine, mixedVariants, opOf } from '../../verify/index.ts';
 import { doAndTell } from './cut-batches.ts';
 
@@ -58,7 +60,12 @@ function facets(machine: Hypervisor): Map<string, string> {
     }
     set('domain', `${id}`, domain);
   }
-  set('other', 'devices', view.control.devices);
+  for (const device of view.control.devices) set('device', device.device, device);
+  for (const { endpointIndex: index } of machine.parts.functions) {
+    const { quarantine, ids } = machine.parts.driver;
+    if (!quarantine.hasTables(index)) continue;
+    set('quarantine', `${index}`, [quarantine.root(index), ids.map((of) => of.didOf(quarantineDomid(index)))]);
+  }
   return found;
 }
 
@@ -118,6 +125,7 @@ interface Script {
   readonly part: StatePart;
   /** Operations, the last of which is refused. */
   readonly ops: (machine: Hypervisor) => readonly Op[];
+  readonly machine?: MachineOptions;
   /** What another virtual CPU does meanwhile, as soon as something is so. */
   readonly meanwhile?: { readonly op: Op; readonly when: (machine: Hypervisor) => boolean };
 }
@@ -171,6 +179,12 @@ const copied = (length: number, offset: number): Op => ({
     },
   ],
 });
+
+const mixedDevices = mixedMachine().config.devices;
+/** A region that is for two devices. */
+const sharing: MachineOptions = {
+  reservedRegions: [{ firstFrame: 0x100, frames: 1, devices: ['0000:01:00.0', '0000:09:00.0'] }],
+};
 
 /** By the row that they show. */
 const scripts: Readonly<Record<string, Script>> = {
@@ -266,6 +280,31 @@ const scripts: Readonly<Record<string, Script>> = {
       { op: 'add_to_physmap', domain: 2, space: 1, index: 1, gfn: 5 },
     ],
   },
+  'assign_device: the device was to leave the hardware domain, and needs tables in quarantine': {
+    part: 'quarantine',
+    machine: sharing,
+    ops: () => [{ op: 'assign_device', device: '0000:01:00.0', domain: 1 }],
+  },
+  'assign_device: the device had faults': {
+    part: 'device',
+    machine: sharing,
+    ops: () => [
+      { op: 'dma', device: '0000:01:00.0', address: 0x7ffff000, access: 'read' },
+      { op: 'handle_faults' },
+      { op: 'assign_device', device: '0000:01:00.0', domain: 1 },
+    ],
+  },
+  // The last device of the hardware domain behind the unit: its did goes before the phantom function follows.
+  'assign_device: a phantom function could not follow its device': {
+    part: 'device',
+    machine: { devices: [...mixedDevices, { device: '0000:04:00.0', unit: 1, phantomStride: 4 }] },
+    ops: () => [{ op: 'assign_device', device: '0000:04:00.0', domain: 1 }],
+  },
+  'remove_device: virtual functions of it are there': {
+    part: 'device',
+    machine: { devices: [...mixedDevices, { device: '0000:04:00.0', unit: 1, physicalFunction: '0000:01:00.0' }] },
+    ops: () => [{ op: 'remove_device', device: '0000:01:00.0' }],
+  },
 };
 
 /** Mistakes in the running machine. */
@@ -309,9 +348,9 @@ describe('a refused operation', () => {
   });
 
   it.each(refusedEffects.map((row) => [nameOf(row), row] as const))('%s, as the table says', (name, row) => {
-    const { part, ops, meanwhile } = scripts[name]!;
+    const { part, ops, meanwhile, machine: options } = scripts[name]!;
     expect(row.parts).toContain(part);
-    const machine = mixedMachine();
+    const machine = mixedMachine('strict-page', options ? { machine: options } : {});
     const made = ops(machine);
     for (const op of made.slice(0, -1)) machine.step(op);
     const other = fork(machine);
@@ -331,7 +370,9 @@ describe('a refused operation', () => {
 describe('docs/refused-operations.md', () => {
   it('is the table', async () => {
     const name = (operation: Op['op'], refusal: number) =>
-      ['pin_table', 'add_to_physmap'].includes(operation) ? errnoName(refusal) : grantStatusName(refusal);
+      ['pin_table', 'add_to_physmap', 'assign_device', 'remove_device'].includes(operation)
+        ? errnoName(refusal)
+        : grantStatusName(refusal);
     const rows = refusedEffects.map(
       ({ operation, refusals: of, when, effect, parts, source }) =>
         `| \`${operation}\` | ${of.map((refusal) => name(operation, refusal)).join(', ')} | ${when} | ${effect} | ` +

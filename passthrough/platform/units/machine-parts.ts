@@ -1,20 +1,14 @@
 // From a platform to what a machine is made of: units, devices behind them, register frames, reserved regions.
 
 import type { DmarUnit } from '../dmar-table.ts';
+import type { ReservedRegion } from '../pci-functions.ts';
 import { mappedFrames } from './mapped-frames.ts';
 import type { PciTopologyFunction } from './pci-topology.ts';
 import type { Platform } from './platform.ts';
 
 /** A function of the machine, behind a unit. */
-export interface PlacedFunction extends Omit<PciTopologyFunction, 'physicalFunction' | 'extended'> {
+export interface PlacedFunction extends Omit<PciTopologyFunction, 'extended'> {
   readonly unit: number;
-}
-
-export interface PlatformRegion {
-  /** Frames that are mapped for its devices at the same device frame numbers. */
-  readonly firstFrame: number;
-  readonly frames: number;
-  readonly devices: readonly string[];
 }
 
 export interface MachineParts<Unit> {
@@ -24,9 +18,9 @@ export interface MachineParts<Unit> {
     readonly devices: readonly PlacedFunction[];
     /** Frames of the units' registers, first and last. */
     readonly keptIo: readonly (readonly [first: number, last: number])[];
+    /** Those that map anything for any of the functions. */
+    readonly reservedRegions: readonly ReservedRegion[];
   };
-  /** Reserved regions that map anything. */
-  readonly reservedRegions: readonly PlatformRegion[];
   /** Functions that no unit serves, which Xen does not assign (-ENODEV); they are not among the devices. */
   readonly withoutUnit: readonly string[];
 }
@@ -46,20 +40,24 @@ export function machineParts<Unit>(
   if (disabledBy) throw new RangeError(`platform: ${disabledBy.message}; Xen turns VT-d off (${disabledBy.source})`);
   const devices: PlacedFunction[] = [];
   const withoutUnit: string[] = [];
-  for (const { physicalFunction: _, extended: __, ats, ...of } of topology.functions) {
+  for (const { extended: _, ats, ...of } of topology.functions) {
     const answer = platform.unitOf(of.device);
     if (answer.why === 'unknown') throw new RangeError(`platform: unit of ${of.device}: ${answer.reason}`);
     if (answer.unit === null) withoutUnit.push(of.device);
     else devices.push({ ...of, unit: answer.unit, ...(ats && { ats: platform.atsOf(of.device).allowed === true }) });
   }
   return {
-    options: { units: table.units.map(unit), devices, keptIo: platform.units.map(registerFrames) },
-    reservedRegions: platform.regions
-      .map((region): PlatformRegion => {
-        const { first: firstFrame, count: frames } = mappedFrames(table.reservedRegions[region]!);
-        return { firstFrame, frames, devices: platform.devicesOfRegion(region) };
-      })
-      .filter(({ frames, devices: of }) => frames > 0 && of.length > 0),
+    options: {
+      units: table.units.map(unit),
+      devices,
+      keptIo: platform.units.map(registerFrames),
+      reservedRegions: platform.regions
+        .map((region): ReservedRegion => {
+          const { first: firstFrame, count: frames } = mappedFrames(table.reservedRegions[region]!);
+          return { firstFrame, frames, devices: platform.devicesOfRegion(region) };
+        })
+        .filter(({ frames, devices: of }) => frames > 0 && of.length > 0),
+    },
     withoutUnit,
   };
 }

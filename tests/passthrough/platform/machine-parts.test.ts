@@ -39,25 +39,23 @@ describe('machineParts', () => {
         { device: '00:1c.0', type: 'root-port', secondary: 1, subordinate: 1, unit: 1 },
         { device: '00:1d.0', type: 'root-port', secondary: 2, unit: 1 },
         { device: '01:00.0', ats: true, unit: 1 },
-        { device: '01:02.0', ats: true, unit: 1 },
+        { device: '01:02.0', ats: true, physicalFunction: '01:00.0', unit: 1 },
         { device: '02:00.0', ats: false, unit: 1 },
       ],
       keptIo: [
         [0xfed90, 0xfed90],
         [0xfed91, 0xfed91],
       ],
+      reservedRegions: [{ firstFrame: 0x8b800, frames: 0x4800, devices: ['0000:00:02.0'] }],
     });
     expect(parts.withoutUnit).toEqual(['0001:00:00.0']);
-  });
-
-  test('reserved regions that map anything', () => {
-    expect(parts.reservedRegions).toEqual([{ firstFrame: 0x8b800, frames: 0x4800, devices: ['0000:00:02.0'] }]);
   });
 
   test('a machine is made of it', () => {
     const options: MachineOptions = { ...parts.options, frames: 64, domains: 2 };
     const machine = new Hypervisor(options);
     expect(machine.config.devices.map(({ unit }) => unit)).toEqual([0, 1, 1, 1, 1, 1, 1]);
+    expect(machine.parts.functions.map(({ regions }) => regions)).toEqual([[0], [], [], [], [], [], []]);
   });
 
   test('needs functions, a table that Xen takes, and bridges where paths lead', () => {
