@@ -5,15 +5,17 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import type { UnitIndex } from '../../machine/ids.ts';
 import { ROOT_SEEN } from '../../passthrough/hardware/caches/adversary.ts';
 import { contextEntry, decode } from '../../passthrough/hardware/layouts.ts';
-import { entryFrame } from '../../passthrough/index.ts';
+import { entryFrame, TranslationType } from '../../passthrough/index.ts';
 
 /** A present context entry of a unit. */
 export interface ContextUse {
   readonly unit: number;
   readonly source: number;
   readonly did: number;
-  /** Root of the tables that it leads to. */
+  /** Root of the tables that it leads to, unless it passes requests through; and the levels of these. */
   readonly table: number;
+  readonly levels: number;
+  readonly passThrough: boolean;
 }
 
 /** Tables that a unit may go by under a did, though no entry says so any more; -1: leaves or parts of some. */
@@ -24,8 +26,9 @@ export interface RememberedTable {
 }
 
 function useOf(unit: number, source: number, words: readonly number[]): ContextUse {
-  const { domainId, secondLevelTable } = decode(contextEntry, words);
-  return { unit, source, did: domainId, table: secondLevelTable };
+  const { domainId, secondLevelTable, addressWidth, translationType } = decode(contextEntry, words);
+  const passThrough = translationType === TranslationType.passThrough;
+  return { unit, source, did: domainId, table: secondLevelTable, levels: addressWidth + 2, passThrough };
 }
 
 /** Every present context entry, found from the root tables, whoever it is for. */
@@ -44,6 +47,16 @@ export function contextEntries(machine: Hypervisor): ContextUse[] {
         found.push(useOf(index, bus * 256 + at, words));
       }
     }
+  }
+  return found;
+}
+
+/** Requesters of which a unit may remember another entry than the present one, absent ones included. */
+export function rememberedContexts(machine: Hypervisor): { readonly unit: number; readonly source: number }[] {
+  const { adversary, units } = machine.parts;
+  const found: { unit: number; source: number }[] = [];
+  for (const { index } of adversary ? units : []) {
+    adversary!.retained.eachContext(index, (source) => found.push({ unit: index, source }));
   }
   return found;
 }

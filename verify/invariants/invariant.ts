@@ -2,7 +2,14 @@
 
 import type { Hypervisor } from '../../hypervisor/index.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
-import { DOMID_FIRST_RESERVED, type Domid, type MaptrackHandle, parseSbdf } from '../../machine/ids.ts';
+import {
+  DOMID_FIRST_RESERVED,
+  DOMID_IO,
+  DOMID_XEN,
+  type Domid,
+  type MaptrackHandle,
+  sbdfText,
+} from '../../machine/ids.ts';
 
 /** One way in which a state breaks an invariant. */
 export interface Violation {
@@ -20,8 +27,11 @@ export interface Invariant {
 
 /** One frame that a device may reach. */
 export interface Reach {
+  /** The device's place in the control state. */
+  readonly index: number;
+  /** The device, or its phantom function. */
   readonly device: string;
-  /** Domain that the device is assigned to. */
+  /** Domain that the device is assigned to; 0x7ff1: it is in quarantine. */
   readonly owner: number;
   readonly dfn: number;
   readonly frame: number;
@@ -37,23 +47,56 @@ export interface Reach {
  */
 export function reachOf(machine: Hypervisor): Reach[] {
   const found: Reach[] = [];
-  const dfns = Math.max(machine.config.frames, machine.config.gfns);
-  for (const [index, { device, owner }] of machine.control.root.devices.entries()) {
-    if (owner === null || machine.parts.functions[index]!.requesters.length === 0) continue;
-    for (let dfn = 0; dfn < dfns; dfn += 1) {
-      for (const { frame, rights, current } of machine.mayTranslate(device, dfn)) {
-        if (frame >= 0 && rights !== 0) found.push({ device, owner, dfn, frame, rights, current });
+  const dfns = dfnsOf(machine);
+  const { devices } = machine.control.root;
+  const { functions, dma } = machine.parts;
+  for (const [index, { requesters, phantoms, sbdf, unit }] of functions.entries()) {
+    const owner = ownerOf(machine, index);
+    if (owner === null || requesters.length === 0) continue;
+    for (const requester of [sbdf, ...phantoms]) {
+      const device = requester === sbdf ? devices[index]!.device : sbdfText(requester);
+      for (const dfn of dfns) {
+        for (const { frame, rights, current } of machine.mayTranslate(device, dfn)) {
+          if (frame >= 0 && rights !== 0) found.push({ index, device, owner, dfn, frame, rights, current });
+        }
+      }
+      // A translated access reaches its frame whatever becomes of the translation.
+      for (const held of dma.all()) {
+        if (held.unit !== unit || held.sourceId !== requester % 0x10000) continue;
+        found.push({ index, device, owner, dfn: held.dfn, frame: held.frame, rights: held.access, current: false });
       }
     }
   }
-  // A translated access reaches its frame whatever becomes of the translation.
-  for (const { unit, sourceId, dfn, frame, access } of machine.parts.dma.all()) {
-    const of = machine.control.root.devices.find(
-      (device) => device.unit === unit && parseSbdf(device.device) % 0x10000 === sourceId && device.owner !== null,
-    );
-    if (of) found.push({ device: of.device, owner: of.owner!, dfn, frame, rights: access, current: false });
-  }
   return found;
+}
+
+/** Device frames that are worth a look: those of memory, of gfns, of reserved regions. */
+function dfnsOf({ config }: Hypervisor): number[] {
+  const plain = Array.from({ length: Math.max(config.frames, config.gfns) }, (_, dfn) => dfn);
+  const reserved = config.reservedRegions.flatMap(({ firstFrame, frames }) =>
+    Array.from({ length: frames }, (_, page) => firstFrame + page).filter((dfn) => dfn >= plain.length),
+  );
+  return [...plain, ...reserved];
+}
+
+/** Whose a device is, that is there: a hidden one goes by the entries of the hardware domain. */
+export function ownerOf({ control }: Hypervisor, index: number): number | null {
+  const { owner, present } = control.root.devices[index]!;
+  if (!present) return null;
+  return owner === DOMID_XEN ? control.root.hardwareDomain : owner;
+}
+
+/** Whether a frame is of a reserved region that is mapped for a device: for its domain, or in its quarantine. */
+export function isReserved(machine: Hypervisor, index: number, owner: number, frame: number): boolean {
+  const { control, config, parts } = machine;
+  const known =
+    owner === DOMID_IO
+      ? parts.functions[index]!.regions
+      : (control.root.domains[owner]?.regions ?? []).map(({ region }) => region);
+  return known.some((region) => {
+    const { firstFrame, frames } = config.reservedRegions[region]!;
+    return frame >= firstFrame && frame < firstFrame + frames;
+  });
 }
 
 /** Whether a domain's devices are confined. Those of a hardware domain that is not reach all memory, by intent. */

@@ -2,12 +2,23 @@
 
 import type { Hypervisor } from '../../hypervisor/index.ts';
 import {
+  entriesFitUnits,
+  entriesLeadToOwners,
+  phantomsFollow,
+  quarantineReachesNothing,
+  quarantinesAreApart,
+  regionsAreThere,
+  regionsFollowDevices,
+  tablesOutliveEntries,
+} from './assignment-invariants.ts';
+import {
   didsAreNotShared,
   didsFollowDevices,
   didZeroIsNobodys,
   entriesFollowOwners,
   unitsFollowDevices,
 } from './domain-id-invariants.ts';
+import { contextsAreFlushed, nothingStaleIsForgotten } from './flush-invariants.ts';
 import {
   countsAreHandles,
   handlesAreLiveOrFree,
@@ -33,11 +44,19 @@ import {
 
 /** In the order of their ids. */
 export const invariants: readonly Invariant[] = [
+  entriesLeadToOwners,
+  quarantineReachesNothing,
+  quarantinesAreApart,
+  phantomsFollow,
+  regionsAreThere,
+  tablesOutliveEntries,
   didsFollowDevices,
   didsAreNotShared,
   didZeroIsNobodys,
   entriesFollowOwners,
   unitsFollowDevices,
+  nothingStaleIsForgotten,
+  contextsAreFlushed,
   pinsAreLiveHalves,
   usageFollowsPins,
   pinnedFramesAreOwned,
@@ -47,11 +66,13 @@ export const invariants: readonly Invariant[] = [
   ownFramesFollowTypes,
   countsAreHandles,
   devicesSeeTheP2m,
+  regionsFollowDevices,
   pvDeviceFramesAreMachineFrames,
   freeFramesAreUnreachable,
   tablesAreBeyondDevices,
   referencesAreHeld,
   waysBackAgree,
+  entriesFitUnits,
 ];
 
 /** What should hold and in Xen does not: `violations(machine, exemptions)` reports it. */

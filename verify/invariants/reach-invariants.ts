@@ -4,7 +4,7 @@ import { hasWritePins } from '../../grant/index.ts';
 import { type Hypervisor, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
-import { domainsOf, type Invariant } from './invariant.ts';
+import { domainsOf, type Invariant, isReserved } from './invariant.ts';
 import { overwrittenGrants, tableEntries, tableLevel } from './table-entries.ts';
 
 /**
@@ -46,12 +46,14 @@ function hasWritableEntry(machine: Hypervisor, mapper: Domid, frame: Mfn): boole
  */
 export const reachIsAuthorised: Invariant = {
   id: 'M1',
-  sentence: 'Every frame that a device may reach, through tables or cached entries, is owned or pinned by its domain.',
+  sentence:
+    'What a device may reach, through tables or cached entries, its domain owns, has pinned, or needs as its region.',
   check(machine, reach) {
     const { frames } = machine.parts;
     const pinned = pinnedRights(machine);
     const overwritten = overwrittenGrants(machine);
-    return reach().flatMap(({ device, owner, dfn, frame, rights, current }) => {
+    return reach().flatMap(({ index, device, owner, dfn, frame, rights, current }) => {
+      if (dfn === frame && isReserved(machine, index, owner, frame)) return [];
       if (overwritten.has(`${owner}/${frame}`)) return [];
       if (frames.isAllocated(frame) && frames.owner(frame as Mfn) === owner) return [];
       const excess = rights & ~(pinned.get(`${owner}/${frame}`) ?? 0);
