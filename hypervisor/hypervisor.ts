@@ -212,10 +212,8 @@ export class Hypervisor {
       case 'assign_device':
       case 'deassign_device':
       case 'remove_device':
-      case 'add_device': {
-        const refusal = placeDeviceMove(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
-        return refusal === 0 ? vcpu : { result: refusal };
-      }
+      case 'add_device':
+        return placeDeviceMove(this.context, vcpu, op, (domain) => this.#open(op.op, vcpu, domain, 0));
       case 'remove_unit':
         if (!this.control.root.units[op.unit]?.present) return { result: Errno.ENODEV };
         this.#open(op.op, vcpu, DOMID_XEN, 0)[UnitScratch.unit] = op.unit;

@@ -4,6 +4,7 @@
 import type { GrantLimits, GrantOptions, MaptrackOrder } from '../grant/index.ts';
 import { parseSbdf } from '../machine/ids.ts';
 import {
+  type BeyondReach,
   type CacheShape,
   type Capabilities,
   type CapabilityRegisters,
@@ -100,6 +101,12 @@ export interface IommuOptions {
   readonly hardwareDomain: 'strict' | 'relaxed' | 'passthrough';
   /** Each unit has domain ids of its own, or the platform has those of its smallest unit (before 2009: b9c20c7878). */
   readonly domainIds: DomainIdSpaces;
+  /**
+   * What becomes of device frames beyond the width of a unit that serves the domain, or would with a device: they are
+   * mapped, and unseen behind that unit, as recorded of Xen; or mapping and device are refused with -EFAULT, as in
+   * Linux of 2008 (intel_iommu_map, attach).
+   */
+  readonly beyondReach: BeyondReach;
 }
 
 /** Options of a machine; whatever is left out has the default below. */
@@ -157,6 +164,7 @@ export const defaultIommuOptions: IommuOptions = Object.freeze({
   ats: false,
   hardwareDomain: 'strict',
   domainIds: 'per-unit',
+  beyondReach: 'unseen',
 });
 
 const defaultGrantSettings: GrantSettings = Object.freeze({
@@ -248,6 +256,7 @@ const iommu: Fields<IommuOptions> = {
   ats: optional(flag),
   hardwareDomain: optional(oneWord('strict', 'relaxed', 'passthrough')),
   domainIds: optional(oneWord('per-unit', 'shared')),
+  beyondReach: optional(oneWord('unseen', 'refused')),
 };
 const grants: Fields<GrantSettings> = {
   grantFrames: optional(between(1, 1024)),

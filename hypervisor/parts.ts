@@ -108,7 +108,7 @@ export function makeParts(config: MachineConfig): Parts {
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
     domainIds: config.iommu.domainIds,
     didsExhausted: Errno[config.rules.passthrough.didsExhausted],
-    beyondReach: config.rules.passthrough.beyondReach,
+    beyondReach: config.iommu.beyondReach,
     superpages: config.iommu.superpages,
     reclaimTables: config.iommu.reclaimTables,
   });

@@ -13,8 +13,6 @@ export interface MemoryRules {
 export interface PassthroughRules {
   /** What an assignment is refused with when no domain id is left. */
   readonly didsExhausted: 'EBUSY' | 'EFAULT';
-  /** What becomes of mappings that some unit of the domain cannot see. */
-  readonly beyondReach: 'unseen' | 'refused';
 }
 
 /** Decisions of a version. */
@@ -114,14 +112,6 @@ export const ruleFacts: readonly RuleFact[] = [
       EFAULT: 'is refused with -EFAULT (2009: b9c20c7878; before, the id past the last was taken: 61730c75ce)',
     },
   }),
-  fact({
-    field: 'beyondReach',
-    sentence: 'device frames beyond the width of a unit that serves the domain, or would with a device',
-    values: {
-      unseen: 'are mapped, and not seen behind that unit (vtd/iommu.c: no check of it)',
-      refused: 'are refused with -EFAULT, the device as well as the mapping (Linux 2008: intel_iommu_map, attach)',
-    },
-  }),
 ];
 
 /** The versions that ship. */
@@ -139,7 +129,7 @@ export const rulePresets = {
       cacheFlush: 'done',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
-    passthrough: { didsExhausted: 'EBUSY', beyondReach: 'unseen' },
+    passthrough: { didsExhausted: 'EBUSY' },
   },
   /** 4.23-unstable of August 2026, as recorded; with XSA-523 fixed. */
   xen4_23: {
@@ -154,7 +144,7 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'refused' },
-    passthrough: { didsExhausted: 'EBUSY', beyondReach: 'unseen' },
+    passthrough: { didsExhausted: 'EBUSY' },
   },
   /**
    * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). What was otherwise then, too,
@@ -174,7 +164,7 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
-    passthrough: { didsExhausted: 'EFAULT', beyondReach: 'unseen' },
+    passthrough: { didsExhausted: 'EFAULT' },
   },
 } as const satisfies Record<string, Rules>;
 

@@ -5,7 +5,7 @@ import { completeAll } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
 import { DOMID_IO, DOMID_XEN, parseSbdf, type Vcpu } from '../../machine/ids.ts';
 import { Step } from '../../machine/pending.ts';
-import type { Op } from '../door/op.ts';
+import type { Op, OpResult } from '../door/op.ts';
 import type { OperationContext } from '../operations/context.ts';
 import { MOVED, placeMove, stepMove, Way } from './move.ts';
 import { findDevice, isGuest, ownerAfter } from './owners.ts';
@@ -17,19 +17,19 @@ type Destination = Omit<Parameters<typeof placeMove>[1], 'device'>;
 /** The lock that a device changes hands under. xen: pcidevs_lock. */
 export const PCI_DEVICES = 0;
 
-/** Refuses a move of a device, or begins it under the device lock. @returns 0, or the errno. */
+/** Begins a move of a device under the device lock. @returns the virtual CPU; or the result, where nothing is to do. */
 export function placeDeviceMove(
   context: OperationContext,
   vcpu: Vcpu,
   op: MoveOp,
   open: (domain: number) => Uint32Array,
-): number {
+): Vcpu | OpResult {
   const move = DESTINATIONS[op.op](context, op as never);
-  if (typeof move === 'number') return move;
-  if (!context.parts.deviceLock.take(PCI_DEVICES, vcpu)) return Errno.EBUSY;
+  if (typeof move === 'number') return { result: move };
+  if (!context.parts.deviceLock.take(PCI_DEVICES, vcpu)) return { result: Errno.EBUSY };
   const device = context.control.root.devices.findIndex((one) => one.device === op.device);
   placeMove(open(move.to ?? move.from ?? 0), { ...move, device });
-  return 0;
+  return vcpu;
 }
 
 /** One micro-step of such an operation. */
@@ -40,7 +40,7 @@ export function stepMoveDevice(context: OperationContext, vcpu: Vcpu, phase: num
   return MOVED + 1;
 }
 
-/** Per operation: its move, or the errno that it is refused with at once. */
+/** Per operation: its move; or what it says at once. */
 const DESTINATIONS: {
   readonly [Name in MoveOp['op']]: (context: OperationContext, op: Named<Name>) => Destination | number;
 } = {
@@ -53,11 +53,11 @@ const DESTINATIONS: {
     if (breakVirtualFunctions(context, found.index)) return Errno.EBUSY;
     return { from: found.device.owner, to: null, way: Way.remove };
   },
-  /** It is the hardware domain's first. */
+  /** It is the hardware domain's. One that is there already is left as it is. */
   add_device: ({ control }, op) => {
     const known = control.root.devices.find(({ device }) => device === op.device);
-    if (!known || !control.root.units[known.unit]!.present) return Errno.ENODEV;
-    return known.present ? Errno.EEXIST : { from: null, to: control.root.hardwareDomain, way: Way.add };
+    if (!known || !control.root.units[known.unit]!.present) return Errno.EINVAL;
+    return known.present ? 0 : { from: null, to: control.root.hardwareDomain, way: Way.add };
   },
 };
 
@@ -75,7 +75,9 @@ function assign(context: OperationContext, op: Named<'assign_device'>): Destinat
   const { owner, broken } = found.device;
   if (isGuest(control, owner) || owner === DOMID_XEN) return Errno.EBUSY;
   if (broken && op.domain !== DOMID_IO) return Errno.EBADF;
-  if (parts.functions[found.index]!.isHostBridge) return Errno.EPERM;
+  // Without a table in quarantine nothing is asked of the bridge there.
+  const needsEntry = op.domain !== DOMID_IO || context.config.iommu.quarantine === 'scratch';
+  if (parts.functions[found.index]!.isHostBridge && needsEntry) return Errno.EPERM;
   return { from: owner, to: op.domain, way: Way.assign, relaxed: op.relaxed ?? false };
 }
 
@@ -93,7 +95,8 @@ function deassign(context: OperationContext, op: Named<'deassign_device'>): Dest
   if (!found) return Errno.ENODEV;
   const { owner } = found.device;
   if (op.domain !== undefined && op.domain !== owner) return Errno.ENODEV;
-  if (owner === null || owner === hardwareDomain || owner === DOMID_XEN) return Errno.EINVAL;
+  if (owner === DOMID_XEN) return Errno.ENODEV;
+  if (owner === null || owner === hardwareDomain) return Errno.EINVAL;
   const to = ownerAfter(control, context.config.iommu.quarantine, found.index, owner);
   return { from: owner, to, way: Way.deassign };
 }
@@ -116,8 +119,13 @@ function breakVirtualFunctions({ control, config }: OperationContext, index: num
 }
 
 /** Whether a device could be assigned, for one who asks before. xen: XEN_DOMCTL_test_assign_device. */
-export function testAssign(context: OperationContext, op: Named<'test_assign_device'>): number {
-  const { control } = context;
+export function testAssign({ control }: OperationContext, op: Named<'test_assign_device'>): number {
+  if (op.domain !== undefined) {
+    const target = control.root.domains[op.domain];
+    if (!target) return Errno.ESRCH;
+    if (!target.iommu) return Errno.EOPNOTSUPP;
+    if (op.domain === control.root.hardwareDomain) return Errno.EINVAL;
+  }
   const found = findDevice(control, op.device);
   if (!found) return Errno.EINVAL;
   const { owner } = found.device;

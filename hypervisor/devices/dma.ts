@@ -18,7 +18,6 @@ import {
 import type { ControlState, DeviceControl } from '../control.ts';
 import type { DmaResult, Op, OpResult } from '../door/op.ts';
 import type { Parts } from '../parts.ts';
-import { findDevice } from './owners.ts';
 
 type AccessOp = Extract<Op, { readonly op: 'dma' | 'dma_translate' }>;
 
@@ -55,14 +54,18 @@ export class DeviceDma {
     this.#control = control;
   }
 
-  /** A device, or one whose phantom function is named; null: there is none. */
+  /**
+   * A device, or one whose phantom function is named; null: there is none. The hypervisor may know it no more, but with
+   * a unit it went for good.
+   */
   #find(name: string): DeviceControl | null {
-    const found = findDevice(this.#control, name);
-    if (found) return found.device;
-    const sbdf = parseSbdf(name);
-    const index = this.#parts.functions.findIndex(({ phantoms }) => phantoms.includes(sbdf));
-    const device = this.#control.root.devices[index];
-    return device?.present ? device : null;
+    const { devices, units } = this.#control.root;
+    let device = devices.find((one) => one.device === name);
+    if (!device) {
+      const sbdf = parseSbdf(name);
+      device = devices[this.#parts.functions.findIndex(({ phantoms }) => phantoms.includes(sbdf))];
+    }
+    return device && units[device.unit]!.present ? device : null;
   }
 
   /** Everything that a request of a device may get now; the tables' own answer first. */

@@ -18,7 +18,7 @@ export function handleFaults(context: OperationContext): number {
       const index = functions.findIndex(({ sbdf, phantoms, unit: of }) => {
         return of === unit.index && [sbdf, ...phantoms].some((id) => id % 0x10000 === sourceId);
       });
-      if (index >= 0) noteFault(context, index, clock.nowUs);
+      if (context.control.root.devices[index]?.present) noteFault(context, index, clock.nowUs);
     }
   }
   return handled;

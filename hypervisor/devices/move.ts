@@ -169,7 +169,8 @@ function begin(moving: Moving): number {
   forgetFaults(context.control, index);
   const errno = refusal(moving) || tryOut(context, () => prepare(moving, to));
   if (errno !== 0) return errno;
-  if (to === DOMID_IO && entryDomain(moving, to) >= 0) driver.quarantine.wipe(of.endpointIndex);
+  const enters = to === DOMID_IO && from !== DOMID_IO && entryDomain(moving, to) >= 0;
+  if (enters) driver.quarantine.wipe(of.endpointIndex);
   if (!isDomain(from) || !driver.hasPending(from as Domid)) return NEXT;
   record[Move.at] = 1;
   driver.barrier(vcpu, from as Domid);
@@ -213,11 +214,19 @@ function prepare(moving: Moving, owner: number): number {
   return 0;
 }
 
-/** A region that is for several devices would connect their domains. xen: intel_iommu_assign_device. */
-function refusal({ context, record, of }: Moving): number {
-  if (record[Move.way] !== Way.assign || record[Move.relaxed] !== 0) return 0;
+/**
+ * A region that is for several devices would connect their domains. And of a device behind a bridge that has a region
+ * Xen does not move the entry. (It writes it first, and then rolls back that of another requester: recorded, and not
+ * followed here.) xen: intel_iommu_assign_device, domain_context_mapping.
+ */
+function refusal(moving: Moving): number {
+  const { context, record, of } = moving;
+  const { from, to } = ownersOf(record);
   const isShared = of.regions.some((region) => context.config.reservedRegions[region]!.devices.length > 1);
-  return isShared ? Errno.EPERM : 0;
+  if (isShared && record[Move.way] === Way.assign && record[Move.relaxed] === 0) return Errno.EPERM;
+  const isBridged = of.bridge >= 0 && of.regions.length > 0 && from !== to && entryDomain(moving, to) >= 0;
+  const isPresent = isBridged && context.parts.driver.contexts.didOf(of.unit, of.sbdf % 0x10000) >= 0;
+  return isPresent ? Errno.EOPNOTSUPP : 0;
 }
 
 /** The next page of the regions that the device needs is mapped for the new owner. */
@@ -290,9 +299,16 @@ function undoRegions(moving: Moving): number {
   return said;
 }
 
-/** The next of the device's entries, its own first, then those of the bridges above it. */
+/**
+ * The next of the device's entries, its own first, then those of the bridge above it, as long as that is there. When a
+ * hidden device is removed, its entry stays, as recorded.
+ */
 function moveEntries(moving: Moving): number {
-  return moveEntry(moving, moving.of.requesters);
+  const { context, record, of } = moving;
+  const { devices } = context.control.root;
+  if (ownersOf(record).from === DOMID_XEN) return NEXT;
+  const isAlone = of.bridge >= 0 && !devices[of.bridge]!.present;
+  return moveEntry(moving, isAlone ? of.requesters.slice(0, 1) : of.requesters);
 }
 
 function movePhantoms(moving: Moving): number {

@@ -71,9 +71,11 @@ export function setOwner(
       if (joinsGuest && other.owner === owner) draft.devices[at]!.place += 1;
     }
     const device = draft.devices[index]!;
-    device.owner = owner;
+    // Of a hidden device that was removed the hardware domain's entry stays.
+    device.owner = present || before.owner !== DOMID_XEN ? owner : DOMID_XEN;
     device.place = 0;
     device.present = present;
+    if (!present) Object.assign(device, { quarantine: false, broken: false, faults: { count: 0, atUs: 0 } });
     if (byOrder && owner === DOMID_IO) device.quarantine = true;
     else if (owner === control.root.hardwareDomain) device.quarantine = false;
   });

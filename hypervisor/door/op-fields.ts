@@ -134,7 +134,7 @@ export const OP_FIELDS: OpFields = {
     fill: optional(record({ byte: index, length: index })),
   },
   assign_device: { vcpu, device, domain: domid, relaxed: optional(flag) },
-  test_assign_device: { device },
+  test_assign_device: { device, domain: optional(domid) },
   remove_device: { vcpu, device },
   add_device: { vcpu, device },
   remove_unit: { vcpu, unit: index },

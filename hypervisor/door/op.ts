@@ -19,8 +19,8 @@ export type Op =
       readonly domain: number;
       readonly relaxed?: boolean;
     }
-  /** Whether a device could be assigned: 0, or -EINVAL. */
-  | { readonly op: 'test_assign_device'; readonly device: string }
+  /** Whether a device could be assigned, to `domain` if one is named: 0, or -EINVAL. */
+  | { readonly op: 'test_assign_device'; readonly device: string; readonly domain?: number }
   /**
    * Takes a device away from its domain (from `domain`, if that is its owner): flushed, then in quarantine or with the
    * hardware domain again.

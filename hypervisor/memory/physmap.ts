@@ -34,14 +34,16 @@ export class Physmap implements PageMoves {
 
   /**
    * Puts a frame at a gfn of a translated domain. A frame that is RAM elsewhere goes from there; what is RAM here is
-   * replaced and is nowhere then; over a grant's mapping the domain is crashed. False when it cannot be done, as in the
-   * place of a device's reserved region.
+   * replaced and is nowhere then; over the mapping of a grant or a reserved region the domain is crashed. False when
+   * it cannot be done.
    */
   add(vcpu: Vcpu, domain: Domid, gfn: Gfn, frame: Mfn, type: P2mType): boolean {
     const { p2m, frames } = this.#parts;
-    if (gfn >= p2m.gfns || p2m.type(domain, gfn) === P2mType.direct) return false;
-    if (isGrantType(p2m.type(domain, gfn))) {
-      this.#crash(vcpu, domain, `mapped over the grant at gfn ${gfn}`);
+    if (gfn >= p2m.gfns) return false;
+    const old = p2m.type(domain, gfn);
+    if (isGrantType(old) || old === P2mType.direct) {
+      const what = old === P2mType.direct ? 'reserved region' : 'grant';
+      this.#crash(vcpu, domain, `mapped over the ${what} at gfn ${gfn}`);
       return false;
     }
     if (frames.owner(frame) === domain) {

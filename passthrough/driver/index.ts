@@ -12,5 +12,5 @@ export {
 } from './domain-ids.ts';
 export { FlushEngine } from './flush/flush-engine.ts';
 export { COMPLETION_ARGUMENTS, FlushLedger } from './flush/flush-ledger.ts';
-export { IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';
+export { type BeyondReach, IommuDriver, type IommuDriverOptions } from './iommu-driver.ts';
 export { DeviceTables } from './tables/device-tables.ts';

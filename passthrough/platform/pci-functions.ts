@@ -29,11 +29,13 @@ export interface PciFunction {
    * that of device 0 on the bridge's secondary bus. None for bridges: their entries follow the devices behind them.
    */
   readonly requesters: readonly Sbdf[];
+  /** Place of the bridge whose ids are among these; -1: there is none. While it is not there, its ids do not count. */
+  readonly bridge: number;
   /** Ids of its phantom functions, which it uses as well. xen: phantom_stride. */
   readonly phantoms: readonly Sbdf[];
   /** Place among the functions that are no bridges, by address; -1 for bridges. */
   readonly endpointIndex: number;
-  /** The reserved regions that are for it, by their places. */
+  /** The reserved regions that are for it, by their places: the last comes first, as Xen has them in its list. */
   readonly regions: readonly number[];
 }
 
@@ -56,6 +58,11 @@ function upstreamBridge(of: PciDescription, all: readonly PciDescription[]): Pci
   return above.sort((a, b) => a.secondary! - b.secondary!)[0] ?? null;
 }
 
+function bridgeIndex(of: PciDescription, all: readonly PciDescription[]): number {
+  const bridge = of.type === 'pci-endpoint' ? upstreamBridge(of, all) : null;
+  return bridge ? all.indexOf(bridge) : -1;
+}
+
 /** xen: vtd/iommu.c domain_context_mapping. */
 function requestersOf(of: PciDescription, all: readonly PciDescription[]): Sbdf[] {
   if (isBridge(of)) return [];
@@ -68,13 +75,18 @@ function requestersOf(of: PciDescription, all: readonly PciDescription[]): Sbdf[
   return alias === own ? [own, above] : [own, above, alias];
 }
 
-/** The functions of the slot that are one stride, two, ... beyond. xen: pci_add_device, iommu_add_device. */
-function phantomsOf({ device, phantomStride = 0 }: PciDescription): Sbdf[] {
+/**
+ * The functions of the slot that are one stride, two, ... beyond. Where the first of them is a real function, the
+ * stride is doubled. Conventional PCI has none. xen: pci_add_device.
+ */
+function phantomsOf({ device, type, phantomStride = 0 }: PciDescription, all: readonly PciDescription[]): Sbdf[] {
+  if (phantomStride === 0 || (type ?? 'endpoint') !== 'endpoint') return [];
   const own = parseSbdf(device);
-  if (phantomStride === 0) return [];
-  return Array.from({ length: Math.floor((7 - (own & 7)) / phantomStride) }, (_, at) => {
-    return (own + (at + 1) * phantomStride) as Sbdf;
-  });
+  const isReal = (sbdf: number) => all.some((other) => parseSbdf(other.device) === sbdf);
+  let stride = phantomStride;
+  while (stride < 8 && isReal(own + stride)) stride *= 2;
+  const count = Math.floor((7 - (own & 7)) / stride);
+  return Array.from({ length: count }, (_, at) => (own + (at + 1) * stride) as Sbdf);
 }
 
 /** What the descriptions say of each function, in their order. */
@@ -93,9 +105,12 @@ export function pciFunctions(
       unit: one.unit,
       isHostBridge: one.type === 'host-bridge',
       requesters: requestersOf(one, descriptions),
-      phantoms: isBridge(one) ? [] : phantomsOf(one),
+      phantoms: phantomsOf(one, descriptions),
+      bridge: bridgeIndex(one, descriptions),
       endpointIndex: isBridge(one) ? -1 : endpoints.indexOf(sbdf),
-      regions: regions.flatMap(({ devices }, at) => (devices.some((of) => parseSbdf(of) === sbdf) ? [at] : [])),
+      regions: regions
+        .flatMap(({ devices }, at) => (devices.some((of) => parseSbdf(of) === sbdf) ? [at] : []))
+        .reverse(),
     };
   });
 }

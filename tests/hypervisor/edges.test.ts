@@ -132,7 +132,7 @@ describe('a unit that does not drain', () => {
       domain: 2,
       elements: [{ handle: mapped!.handle!, hostAddress: PV_WINDOW_BASE }],
     });
-    expect(violations(machine).map(({ invariant }) => invariant)).toEqual(['M1']);
+    expect(violations(machine).map(({ invariant }) => invariant)).toEqual(['F1', 'M1']);
   });
 });
 

@@ -4,14 +4,14 @@ import type { Hypervisor } from '../../hypervisor/index.ts';
 import { DOMID_IO, type Domid } from '../../machine/ids.ts';
 import { type DomainIds, isQuarantine, quarantineIndex } from '../../passthrough/index.ts';
 import { contextEntries, rememberedTables } from './context-entries.ts';
-import type { Invariant } from './invariant.ts';
+import { type Invariant, ownerOf } from './invariant.ts';
 
 /** Whether a domain has a device behind one of the units, a bridge included, and one that has context entries. */
 function devicesBehind(machine: Hypervisor, domain: number, units: readonly number[]): { any: boolean; own: boolean } {
   const { devices } = machine.control.root;
   const found = { any: false, own: false };
-  for (const [index, { owner, unit }] of devices.entries()) {
-    if (owner !== domain || !units.includes(unit)) continue;
+  for (const [index, { present, unit }] of devices.entries()) {
+    if (!present || ownerOf(machine, index) !== domain || !units.includes(unit)) continue;
     found.any = true;
     if (machine.parts.functions[index]!.requesters.length > 0) found.own = true;
   }
@@ -105,9 +105,9 @@ export const didZeroIsNobodys: Invariant = {
 /** Domids by which a requester's entry may go: of who has the device, or one of those behind the same bridge. */
 function mayServe(machine: Hypervisor, unit: number, source: number, domain: number): boolean {
   const { functions } = machine.parts;
-  return functions.some(({ unit: of, requesters }, index) => {
-    if (of !== unit || !requesters.some((requester) => requester % 0x10000 === source)) return false;
-    const { owner } = machine.control.root.devices[index]!;
+  return functions.some(({ unit: of, requesters, phantoms }, index) => {
+    if (of !== unit || ![...requesters, ...phantoms].some((requester) => requester % 0x10000 === source)) return false;
+    const owner = ownerOf(machine, index);
     if (!isQuarantine(domain)) return owner === domain;
     return owner === DOMID_IO && functions[index]!.endpointIndex === quarantineIndex(domain as Domid);
   });

@@ -2,7 +2,7 @@
 
 import { GNTMAP, GTF, hasWritePins, Pin, RESERVED_ENTRIES } from '../../grant/index.ts';
 import type { Dfn, Mfn } from '../../machine/frame-number.ts';
-import { domainsOf, handlesOf, holdsBack, type Invariant } from './invariant.ts';
+import { domainsOf, handlesOf, holdsBack, type Invariant, isRegionOf } from './invariant.ts';
 import { overwrittenGrants } from './table-entries.ts';
 
 /** G3. Each pin counter equals the live halves of its kind; at rest, with nothing held back. */
@@ -54,7 +54,7 @@ export const countsAreHandles: Invariant = {
       const handles = handlesOf(machine, mapper).filter(({ granter }) => granter !== mapper);
       for (let at = 0; at < machine.config.frames; at += 1) {
         const frame = at as Mfn;
-        if (overwritten.has(`${mapper}/${at}`)) continue;
+        if (overwritten.has(`${mapper}/${at}`) || isRegionOf(machine, mapper, at)) continue;
         const mine = handles.filter((handle) => handle.frame === frame);
         const readers = mine.filter(({ flags }) => (flags & GNTMAP.readonly) !== 0).length;
         const writers = mine.length - readers;

@@ -79,24 +79,27 @@ function dfnsOf({ config }: Hypervisor): number[] {
   return [...plain, ...reserved];
 }
 
-/** Whose a device is, that is there: a hidden one goes by the entries of the hardware domain. */
+/** Whose a device is: a hidden one goes by the entries of the hardware domain. */
 export function ownerOf({ control }: Hypervisor, index: number): number | null {
-  const { owner, present } = control.root.devices[index]!;
-  if (!present) return null;
+  const { owner } = control.root.devices[index]!;
   return owner === DOMID_XEN ? control.root.hardwareDomain : owner;
 }
 
 /** Whether a frame is of a reserved region that is mapped for a device: for its domain, or in its quarantine. */
 export function isReserved(machine: Hypervisor, index: number, owner: number, frame: number): boolean {
-  const { control, config, parts } = machine;
-  const known =
-    owner === DOMID_IO
-      ? parts.functions[index]!.regions
-      : (control.root.domains[owner]?.regions ?? []).map(({ region }) => region);
-  return known.some((region) => {
-    const { firstFrame, frames } = config.reservedRegions[region]!;
-    return frame >= firstFrame && frame < firstFrame + frames;
-  });
+  if (owner !== DOMID_IO) return isRegionOf(machine, owner, frame);
+  return machine.parts.functions[index]!.regions.some((region) => lies(machine, region, frame));
+}
+
+/** Whether a frame is of a reserved region that a domain has mapped. */
+export function isRegionOf(machine: Hypervisor, domain: number, frame: number): boolean {
+  const regions = machine.control.root.domains[domain]?.regions ?? [];
+  return regions.some(({ region }) => lies(machine, region, frame));
+}
+
+function lies({ config }: Hypervisor, region: number, frame: number): boolean {
+  const { firstFrame, frames } = config.reservedRegions[region]!;
+  return frame >= firstFrame && frame < firstFrame + frames;
 }
 
 /** Whether a domain's devices are confined. Those of a hardware domain that is not reach all memory, by intent. */

@@ -170,10 +170,16 @@ describe('a translated domain', () => {
     expect(s.assign('00:06.0', 5)[0]).toBe(0);
     expect([s.reads(100), s.reads(101), s.reads(102)]).toEqual([100, 101, 'readNotPermitted']);
     expect(violations(s.machine)).toEqual([]);
-    const populate = { op: 'populate_physmap', domain: 5, gfns: [100] } as const;
-    expect(s.machine.step(populate).result, 'nothing else comes there').toBe(0);
+    expect(s.machine.step({ op: 'decrease_reservation', domain: 5, frames: [100] }).result).toBe(0);
     s.of.deassign('00:06.0');
-    expect(s.machine.step(populate).result).toBe(1);
+    expect(s.machine.step({ op: 'populate_physmap', domain: 5, gfns: [100] })).toMatchObject({ result: 1 });
+  });
+
+  it('is crashed when it puts something else there', () => {
+    const s = hvm(100);
+    s.assign('00:06.0', 5);
+    const { crashed } = s.machine.step({ op: 'populate_physmap', domain: 5, gfns: [100] });
+    expect(crashed).toEqual([{ domain: 5, reason: 'mapped over the reserved region at gfn 100' }]);
   });
 
   it('beyond the gfns that are kept', () => {
@@ -196,6 +202,23 @@ describe('a translated domain', () => {
     s.of.deassign('00:06.0');
     expect(s.machine.parts.driver.lookup(5 as Domid, 127 as never)).toEqual(device);
     expect(violations(s.machine)).toEqual([]);
+  });
+});
+
+describe('a device behind a PCIe-to-PCI bridge', () => {
+  const region = { firstFrame: FIRST, frames: 1, devices: ['0000:04:01.0'] } as const;
+
+  it('with a region is not moved while it has an entry, relaxed or not', () => {
+    const s = scene({}, [region]);
+    expect([s.assign('04:01.0', 1), s.assign('04:01.0', 1, true), s.assign('04:01.0', QUARANTINE)]).toEqual([
+      [-95, ''],
+      [-95, ''],
+      [-95, ''],
+    ]);
+    expect(s.of.owner('04:01.0')).toBe(0);
+    const bare = scene({ iommu: { quarantine: 'none' } }, [region]);
+    expect(bare.assign('04:01.0', QUARANTINE)[0]).toBe(0);
+    expect(bare.assign('04:01.0', 1)[0], 'from where it has none').toBe(0);
   });
 });
 

@@ -237,7 +237,10 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
     make: () => ({ op: 'assign_device', device: '0000:04:00.0', domain: A }),
     fields: { ...vcpu, device: 'device', domain: 'domid', relaxed: 'flag?' },
   },
-  test_assign_device: { make: () => ({ op: 'test_assign_device', device: DEV }), fields: { device: 'device' } },
+  test_assign_device: {
+    make: () => ({ op: 'test_assign_device', device: DEV }),
+    fields: { device: 'device', domain: 'domid?' },
+  },
   remove_device: { make: () => ({ op: 'remove_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
   add_device: { make: () => ({ op: 'add_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
   remove_unit: { make: () => ({ op: 'remove_unit', unit: 0 }), fields: { ...vcpu, unit: 'index' } },
