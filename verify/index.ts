@@ -9,6 +9,7 @@ export {
   mixedVariants,
 } from './arbitraries/mixed-machine.ts';
 export { opArbitrary, tickAfter } from './arbitraries/op-arbitrary.ts';
+export { capabilitiesArbitrary, platformArbitrary } from './arbitraries/platforms.ts';
 export { smallMachine } from './arbitraries/small-machine.ts';
 export * from './conform/index.ts';
 export { type Invariant, isConfined, type Reach, reachOf, type Violation } from './invariants/invariant.ts';

@@ -53,10 +53,12 @@ export function releaseDevices(context: OperationContext, vcpu: Vcpu, domain: Do
   });
   if (next !== Step.done || lastDevice(control, domain) >= 0) return next;
   // Bridges have no entries, so a unit may still count as the domain's that only served one. xen: iommu_teardown.
-  for (const { index } of parts.units) {
-    if ((parts.driver.tables.units(domain) & (1 << index)) !== 0) parts.driver.leave(domain, index as UnitIndex);
-  }
+  for (const { index } of parts.units) leaveIfServed(context, domain, index as UnitIndex);
   return next;
+}
+
+function leaveIfServed({ parts: { driver } }: OperationContext, domain: Domid, unit: UnitIndex): void {
+  if ((driver.tables.units(domain) & (1 << unit)) !== 0) driver.leave(domain, unit);
 }
 
 /** Scratch word of remove_unit: which one. */
@@ -77,6 +79,9 @@ export function stepRemoveUnit(context: OperationContext, vcpu: Vcpu, phase: num
   if (phase === STOP) {
     if ((record[Pending.result]! | 0) < 0) return END;
     parts.driver.stop(unit);
+    // For the sake of a bridge, or of a hidden device, it may have served a domain still.
+    for (const { domain } of control.root.domains.filter((of) => of !== null))
+      leaveIfServed(context, domain as Domid, unit);
     control.change(`unit ${unit} is gone`, (draft) => {
       draft.units[unit]!.present = false;
     });

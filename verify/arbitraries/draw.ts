@@ -3,12 +3,13 @@
 
 import type * as FastCheck from 'fast-check';
 import type { Hypervisor, Op } from '../../hypervisor/index.ts';
+import { type DeviceDraw, deviceDraws } from './device-draws.ts';
 import { Dice } from './dice.ts';
 import { type GrantDraw, grantDraws } from './grant-draws.ts';
 import { type MemoryDraw, memoryDraws } from './memory-draws.ts';
 import { type TableDraw, tableDraws } from './table-draws.ts';
 
-export type DrawKind = GrantDraw | TableDraw | MemoryDraw;
+export type DrawKind = GrantDraw | TableDraw | MemoryDraw | DeviceDraw;
 
 /** Something to try: what, and a seed that decides the rest. */
 export interface Draw {
@@ -16,7 +17,7 @@ export interface Draw {
   readonly seed: number;
 }
 
-const makers = { ...grantDraws, ...tableDraws, ...memoryDraws };
+const makers = { ...grantDraws, ...tableDraws, ...memoryDraws, ...deviceDraws };
 
 /** How often each is drawn: what leads on to others more often than what ends it. */
 const WEIGHTS: Readonly<Record<DrawKind, number>> = {
@@ -45,11 +46,16 @@ const WEIGHTS: Readonly<Record<DrawKind, number>> = {
   increase: 1,
   add_to_physmap: 3,
   remove_from_physmap: 1,
-  assign: 2,
-  deassign: 2,
-  dma: 4,
-  tick: 1,
   destroy: 2,
+  assign: 3,
+  deassign: 2,
+  remove_device: 1,
+  add_device: 1,
+  remove_unit: 0.2,
+  dma: 4,
+  faults: 1,
+  bus_master: 1,
+  tick: 1,
 };
 
 /** The operation that a draw becomes on a machine as it is now: plain data, of no further use for the machine. */
@@ -57,14 +63,21 @@ export function opOf(machine: Hypervisor, draw: Draw): Op {
   return makers[draw.kind](machine, new Dice(draw.seed));
 }
 
-/** One draw; `without` leaves kinds out. Made for {@link mixedMachine}. */
+const ABOUT_DEVICES = new Set<string>(['grant', 'rewrite', 'map', 'unmap', 'destroy', ...Object.keys(deviceDraws)]);
+
+/**
+ * One draw; `without` leaves kinds out, `about: 'devices'` all but those on devices and on grants that their owners map.
+ * Made for {@link mixedMachine}.
+ */
 export function drawArbitrary(
   fc: typeof FastCheck,
-  options: { readonly without?: readonly DrawKind[] } = {},
+  options: { readonly without?: readonly DrawKind[]; readonly about?: 'devices' } = {},
 ): FastCheck.Arbitrary<Draw> {
   const kinds = (Object.keys(WEIGHTS) as DrawKind[]).filter((kind) => !options.without?.includes(kind));
+  const isWanted = (kind: DrawKind) => options.about === undefined || ABOUT_DEVICES.has(kind);
+  const weight = (kind: DrawKind) => WEIGHTS[kind] * (options.about && kind in deviceDraws ? 25 : 5);
   return fc.record({
-    kind: fc.oneof(...kinds.map((kind) => ({ arbitrary: fc.constant(kind), weight: WEIGHTS[kind] }))),
+    kind: fc.oneof(...kinds.filter(isWanted).map((kind) => ({ arbitrary: fc.constant(kind), weight: weight(kind) }))),
     seed: fc.nat({ max: 0xffffffff }),
   });
 }

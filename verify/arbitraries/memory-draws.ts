@@ -1,9 +1,8 @@
-// Draws of operations on memory, page tables, devices and domains.
+// Draws of operations on memory, page tables and domains.
 
 import { type Hypervisor, type Op, P2mType } from '../../hypervisor/index.ts';
 import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { DOMID_SELF, type Domid } from '../../machine/ids.ts';
-import { isConfined } from '../invariants/invariant.ts';
 import type { Dice } from './dice.ts';
 import { MIXED_DOMAINS } from './mixed-machine.ts';
 import { aliveDomains, emptyPlaces, isHvm, placesOf, plainPlaces, plainRamOf, ramOf } from './surroundings.ts';
@@ -19,10 +18,6 @@ export type MemoryDraw =
   | 'increase'
   | 'add_to_physmap'
   | 'remove_from_physmap'
-  | 'assign'
-  | 'deassign'
-  | 'dma'
-  | 'tick'
   | 'destroy';
 
 const PAGE = 4096;
@@ -91,23 +86,6 @@ export const memoryDraws: Readonly<Record<MemoryDraw, (machine: Hypervisor, dice
     const domain = dice.percent(90) ? dice.of(aliveDomains(machine, 'hvm'), 0) : dice.below(4);
     return { op: 'remove_from_physmap', vcpu: dice.below(2), domain, gfn: dice.of(ramOf(machine, domain), 0) };
   },
-  assign: (machine, dice) => ({
-    op: 'assign_device',
-    vcpu: dice.below(2),
-    device: device(machine, dice),
-    domain: dice.below(4),
-  }),
-  deassign: (machine, dice) => ({ op: 'deassign_device', vcpu: dice.below(2), device: device(machine, dice) }),
-  /** A device's access, anywhere; but of one that nothing confines only its driver's own memory is written. */
-  dma(machine, dice) {
-    const name = device(machine, dice);
-    const access = dice.one('read', 'write');
-    const owner = machine.control.root.devices.find((found) => found.device === name)?.owner ?? -1;
-    const isTrusted = access === 'write' && !isConfined(machine, owner);
-    const frame = isTrusted ? dice.of(plainRamOf(machine, owner), 0) : dice.below(machine.config.frames);
-    return { op: 'dma', device: name, address: frame * PAGE + 2048, access };
-  },
-  tick: (machine, dice) => ({ op: 'tick', vcpu: dice.below(2), nowUs: machine.nowUs + dice.below(8000) }),
   /** A domain dies; or one that is gone comes back, an HVM one with tables of its own or shared. */
   destroy(machine, dice) {
     const gone = MIXED_DOMAINS.filter(({ domain }) => !machine.control.root.domains[domain]);
@@ -147,9 +125,4 @@ function grow(machine: Hypervisor, dice: Dice, op: 'populate_physmap' | 'increas
   const last = isHvm(machine, domain) ? machine.parts.p2m.gfns - (1 << order) : Number.POSITIVE_INFINITY;
   const gfns = isFull ? [] : dice.some(2, () => gfn(machine, dice, domain)).filter((at) => at <= last);
   return { op, vcpu: dice.below(2), domain, gfns, order };
-}
-
-function device(machine: Hypervisor, dice: Dice): string {
-  const { devices } = machine.config;
-  return dice.percent(98) ? dice.of(devices, devices[0]!).device : '0000:09:00.0';
 }

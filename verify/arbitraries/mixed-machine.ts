@@ -10,7 +10,7 @@ export const MIXED_DOMAINS: readonly Extract<Op, { op: 'create_domain' }>[] = [
   { op: 'create_domain', domain: 3, kind: 'pv', frames: 4 },
 ];
 
-const DEVICES: readonly { readonly device: string; readonly unit: number; readonly owner: number }[] = [
+export const MIXED_DEVICES: readonly { readonly device: string; readonly unit: number; readonly owner: number }[] = [
   { device: '0000:01:00.0', unit: 0, owner: 0 },
   { device: '0000:02:00.0', unit: 1, owner: 1 },
   { device: '0000:03:00.0', unit: 0, owner: 2 },
@@ -38,6 +38,7 @@ export interface MixedOptions {
  */
 export function mixedMachine(policy: string | FlushPolicy = 'strict-page', options: MixedOptions = {}): Hypervisor {
   const { sharedTables, hardwareDomain } = MIXED_VARIANTS[options.variant ?? 'plain'];
+  const { iommu, ...rest } = options.machine ?? {};
   const machine = new Hypervisor({
     domains: MIXED_DOMAINS.length,
     frames: 96,
@@ -46,16 +47,16 @@ export function mixedMachine(policy: string | FlushPolicy = 'strict-page', optio
     windowPages: 6,
     grants: { grantFrames: 2 },
     units: [{}, { capabilities: { domainIds: 16, maxAddressMask: 0 } }],
-    devices: DEVICES.map(({ device, unit }) => ({ device, unit })),
+    devices: MIXED_DEVICES.map(({ device, unit }) => ({ device, unit })),
     caches: { kind: 'adversary', mayEntries: 4096 },
     batchMax: 40,
     flushQueue: 256,
-    iommu: { hardwareDomain },
+    iommu: { hardwareDomain, ...iommu },
     policy,
     ...(options.release ? { release: options.release } : {}),
-    ...options.machine,
+    ...rest,
   });
-  const assigned: Op[] = DEVICES.filter(({ owner }) => owner !== 0).map(({ device, owner }) => ({
+  const assigned: Op[] = MIXED_DEVICES.filter(({ owner }) => owner !== 0).map(({ device, owner }) => ({
     op: 'assign_device',
     device,
     domain: owner,

@@ -3,7 +3,7 @@
 import type { Hypervisor } from '../../hypervisor/index.ts';
 import type { Mfn } from '../../machine/frame-number.ts';
 import { DOMID_FIRST_RESERVED, DOMID_IO, DOMID_XEN, type Domid, sbdfText } from '../../machine/ids.ts';
-import { isQuarantine, quarantineDomid, quarantineIndex } from '../../passthrough/index.ts';
+import { entryFrame, isQuarantine, quarantineDomid, quarantineIndex } from '../../passthrough/index.ts';
 import { type ContextUse, contextEntries, rememberedTables } from './context-entries.ts';
 import { domainsOf, type Invariant, isConfined, isReserved, ownerOf } from './invariant.ts';
 
@@ -17,10 +17,13 @@ function entryDomain(machine: Hypervisor, index: number, owner: number | null): 
 }
 
 /** Where entries that go by a domid lead, on a unit that walks so many levels. */
-function tableOf({ parts: { driver } }: Hypervisor, domain: number, levels: number): Mfn {
-  return isQuarantine(domain)
-    ? driver.quarantine.rootOfLevels(quarantineIndex(domain as Domid), levels)
-    : driver.tables.rootOfLevels(domain as Domid, levels);
+function tableOf({ parts: { driver, frames } }: Hypervisor, domain: number, levels: number): number {
+  let table: number = isQuarantine(domain)
+    ? driver.quarantine.root(quarantineIndex(domain as Domid))
+    : driver.tables.root(domain as Domid);
+  for (let level = driver.tables.levels; level > levels && table >= 0; level -= 1)
+    table = entryFrame(frames.readWord(table as Mfn, 0), frames.readWord(table as Mfn, 1));
+  return table;
 }
 
 type Entries = ReadonlyMap<string, ContextUse>;
@@ -82,6 +85,25 @@ function guestLists({ control }: Hypervisor): string[] {
     return places.some((place, at) => place !== at) ? [`domain ${guest}: its devices have places ${places}`] : [];
   });
 }
+
+/**
+ * X2. No invariant of Xen's: a report of what it lets happen. While a bridge is gone, devices behind it move without
+ * the bridge's entries, which stay with whom they were, under a did that may be given away: A1, A6, D2 and D4 do not
+ * hold then.
+ */
+export const bridgesTakeEntriesAlong: Invariant = {
+  id: 'X2',
+  sentence: 'A bridge that was removed has no entries of the devices behind it left.',
+  check(machine) {
+    const entries = entriesOf(machine);
+    const { functions } = machine.parts;
+    const stranded = functions.flatMap(({ bridge, unit, requesters }) => {
+      if (bridge < 0 || machine.control.root.devices[bridge]!.present) return [];
+      return requesters.slice(1).filter((id) => entries.has(`${unit}/${id % 0x10000}`));
+    });
+    return [...new Set(stranded)].map((id) => `the entry of ${sbdfText(id)} is as its bridge left it`);
+  },
+};
 
 /** A2. Stronger than memory of the hardware domain: nobody's memory, but a page of its own. */
 export const quarantineReachesNothing: Invariant = {

@@ -35,7 +35,8 @@ function useOf(unit: number, source: number, words: readonly number[]): ContextU
 export function contextEntries(machine: Hypervisor): ContextUse[] {
   const { frames, driver, units } = machine.parts;
   const found: ContextUse[] = [];
-  for (const { index } of units) {
+  for (const { index, translating } of units) {
+    if (!translating) continue;
     const root = driver.rootTable(index as UnitIndex);
     for (let bus = 0; bus < 256; bus += 1) {
       const low = frames.readWord(root, bus * 4);
@@ -55,7 +56,8 @@ export function contextEntries(machine: Hypervisor): ContextUse[] {
 export function rememberedContexts(machine: Hypervisor): { readonly unit: number; readonly source: number }[] {
   const { adversary, units } = machine.parts;
   const found: { unit: number; source: number }[] = [];
-  for (const { index } of adversary ? units : []) {
+  for (const { index, translating } of adversary ? units : []) {
+    if (!translating) continue;
     adversary!.retained.eachContext(index, (source) => found.push({ unit: index, source }));
   }
   return found;
@@ -67,7 +69,8 @@ export function rememberedTables(machine: Hypervisor): RememberedTable[] {
   if (!adversary) return [];
   const { retained } = adversary;
   const found: RememberedTable[] = [];
-  for (const { index } of units) {
+  for (const { index, translating } of units) {
+    if (!translating) continue;
     retained.eachContext(index, (source, ...words) => {
       if ((words[0] & 1) !== 0) found.push(useOf(index, source, [...words, 0]));
     });

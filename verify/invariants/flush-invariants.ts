@@ -4,10 +4,10 @@ import { DOMID_FIRST_RESERVED, type Domid } from '../../machine/ids.ts';
 import { rememberedContexts } from './context-entries.ts';
 import type { Invariant } from './invariant.ts';
 
-/** F1. Whoever releases before the flush has removals that nobody waits for any more. */
+/** F1. Who releases on return waits for nothing. */
 export const nothingStaleIsForgotten: Invariant = {
   id: 'F1',
-  sentence: 'What a device may reach by a cached entry, it reaches by the tables, or its removal waits for a flush.',
+  sentence: 'What a device may reach by a cached entry it reaches by the tables, or its release waits for the flush.',
   check(machine, reach) {
     const { flush } = machine.parts.driver;
     const now = new Map<string, number>();
@@ -18,7 +18,8 @@ export const nothingStaleIsForgotten: Invariant = {
     return reach().flatMap(({ device, owner, dfn, frame, rights, current }) => {
       const excess = current ? 0 : rights & ~(now.get(key(device, dfn, frame)) ?? 0);
       if (excess === 0) return [];
-      const isWaiting = owner < DOMID_FIRST_RESERVED && flush.isPending(owner as Domid, dfn as never, 0);
+      const isHeld = flush.release === 'afterFlush';
+      const isWaiting = isHeld && owner < DOMID_FIRST_RESERVED && flush.isPending(owner as Domid, dfn as never, 0);
       return isWaiting ? [] : [`${device} may still ${excess & 2 ? 'write' : 'read'} frame ${frame} at dfn ${dfn}`];
     });
   },

@@ -79,9 +79,10 @@ function dfnsOf({ config }: Hypervisor): number[] {
   return [...plain, ...reserved];
 }
 
-/** Whose a device is: a hidden one goes by the entries of the hardware domain. */
+/** Whose a device is, if its unit is there: a hidden one goes by the entries of the hardware domain. */
 export function ownerOf({ control }: Hypervisor, index: number): number | null {
-  const { owner } = control.root.devices[index]!;
+  const { owner, unit } = control.root.devices[index]!;
+  if (!control.root.units[unit]!.present) return null;
   return owner === DOMID_XEN ? control.root.hardwareDomain : owner;
 }
 

@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { GNTMAP, GTF } from '../../../hypervisor/index.ts';
 import type { Domid } from '../../../machine/ids.ts';
-import { violations } from '../../../verify/index.ts';
+import { exemptions, violations } from '../../../verify/index.ts';
 import { AssignmentMachine, type AssignmentOptions, DEVICES, QUARANTINE } from '../assignment-machine.ts';
 
 const pair = (did: number, device: string) => `CC ${did} ${device}, DSI ${did}`;
@@ -203,6 +203,17 @@ describe('a device that is removed', () => {
     expect(of.assign('04:01.0', 1)).toEqual([0, pair(0, '04:01.0')]);
     expect(add(of, '03:00.0')).toEqual([0, '']);
     expect(of.deassign('04:01.0')[1]).toContain('03:00.0');
+  });
+
+  it('a bridge that goes leaves its entries to whom they were, and X2 says so', () => {
+    const of = new AssignmentMachine();
+    of.assign('04:01.0', 1);
+    remove(of, '03:00.0');
+    expect(violations(of.machine)).toEqual([]);
+    of.deassign('04:01.0');
+    const stranded = ['03:00.0', '04:00.0'].map((id) => `the entry of 0000:${id} is as its bridge left it`);
+    expect(violations(of.machine, exemptions).map(({ message }) => message)).toEqual(stranded);
+    expect(violations(of.machine).map(({ invariant }) => invariant)).toContain('A1');
   });
 
   it('a physical function does not go before its virtual ones, which nobody gets any more', () => {
