@@ -269,14 +269,23 @@ function dropRegions(moving: Moving, domain: Domid, count: number): number {
   const region = of.regions[at]!;
   const { firstFrame, frames } = context.config.reservedRegions[region]!;
   const page = record[Move.page]!;
-  const isLast = regionCount(context, domain, region) === 1;
-  if (isLast && unmapPage(context, vcpu, domain, firstFrame + page) !== 0) record[Pending.result] = Errno.ENXIO;
-  record[Move.page] = page + 1;
-  if (isLast && page + 1 < frames) return AGAIN;
+  if (regionCount(context, domain, region) === 1) {
+    if (page < frames) {
+      if (unmapPage(context, vcpu, domain, firstFrame + page) !== 0) record[Pending.result] = Errno.ENXIO;
+      record[Move.page] = page + 1;
+      return AGAIN;
+    }
+    // A policy may wait with its flush; the end of the region does not.
+    if (page === frames && context.parts.driver.hasPending(domain)) {
+      context.parts.driver.barrier(vcpu, domain);
+      record[Move.page] = page + 1;
+      return AGAIN;
+    }
+  }
   if (regionCount(context, domain, region) > 0) countRegion(context, domain, region, -1);
   record[Move.at] = at + 1;
   record[Move.page] = 0;
-  return AGAIN;
+  return at + 1 < count ? AGAIN : NEXT;
 }
 
 /** The old owner's regions; those of the hardware domain stay, for they are the firmware's. */

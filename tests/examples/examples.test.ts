@@ -23,9 +23,12 @@ describe('02: an own policy', () => {
 
   test('leaves a stale entry when they do not', () => {
     expect(check('onReturn')).toEqual([
+      expect.stringMatching(/^F1: 0000:01:00\.0 may still write frame (\d+) at dfn \1$/),
       expect.stringMatching(/^M1: 0000:01:00\.0 of domain 0 may write frame (\d+) at dfn \1 by a cached entry$/),
     ]);
-    expect(ownPolicy()).toHaveLength(2);
+    expect(ownPolicy()).toHaveLength(3);
+    // As README.md shows it.
+    for (const line of ownPolicy()) expect(text('README.md')).toContain(line);
   });
 });
 

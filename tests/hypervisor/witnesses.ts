@@ -135,6 +135,10 @@ const WITNESSES: Readonly<Record<string, Witness>> = {
         'remove_from_physmap',
         'assign_device',
         'deassign_device',
+        'remove_device',
+        'add_device',
+        'remove_unit',
+        'handle_faults',
         'destroy_domain',
       ] as const
     ).flatMap((name) => [[name, did(name)]]),

@@ -66,7 +66,7 @@ export function opOf(machine: Hypervisor, draw: Draw): Op {
 const ABOUT_DEVICES = new Set<string>(['grant', 'rewrite', 'map', 'unmap', 'destroy', ...Object.keys(deviceDraws)]);
 
 /**
- * One draw; `without` leaves kinds out, `about: 'devices'` all but those on devices and on grants that their owners map.
+ * One draw; `without` leaves kinds out, `about: 'devices'` all but those on devices and grants that their owners map.
  * Made for {@link mixedMachine}.
  */
 export function drawArbitrary(
