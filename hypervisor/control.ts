@@ -38,6 +38,8 @@ export interface DeviceControl {
   readonly owner: number | null;
   /** A guest's device: its place among those of its owner, 0 the last to come. */
   readonly place: number;
+  /** It did not answer, and is used no more as far as that was found out. xen: pdev->broken. */
+  readonly broken: boolean;
 }
 
 /** A domain that was crashed, why, and the virtual CPU whose operation did it. */

@@ -7,8 +7,8 @@ import {
   type CacheShape,
   type Capabilities,
   type CapabilityRegisters,
+  capabilitiesWith,
   type DomainIdSpaces,
-  defaultCapabilities,
   defaultLruShape,
   encodeCapabilities,
   type FlushPolicy,
@@ -378,5 +378,5 @@ export function configure(options: MachineOptions): MachineConfig {
 export function unitRegisters(
   unit: Partial<Extract<UnitDescription, { registers: unknown }>> & { readonly capabilities?: Partial<Capabilities> },
 ): CapabilityRegisters {
-  return unit.registers ?? encodeCapabilities(filled(defaultCapabilities, unit.capabilities));
+  return unit.registers ?? encodeCapabilities(capabilitiesWith(unit.capabilities));
 }

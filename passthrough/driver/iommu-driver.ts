@@ -17,6 +17,7 @@ import {
   isQuarantine,
   quarantineIndex,
 } from './domain-ids.ts';
+import type { DeviceTlbTimeout } from './flush/device-tlb-flush.ts';
 import { FlushEngine } from './flush/flush-engine.ts';
 import { QuarantineTables } from './quarantine.ts';
 import { DeviceTables } from './tables/device-tables.ts';
@@ -37,6 +38,8 @@ export interface IommuDriverOptions {
   readonly queuedInvalidation?: boolean;
   /** Devices whose device TLBs are used, in the order in which they are invalidated; left out: none may be. */
   readonly deviceTlbs?: readonly DeviceTlb[];
+  /** What is done about one that does not answer; the driver waits on by default. */
+  readonly deviceTlbTimeout?: DeviceTlbTimeout;
   /** Devices that may be in quarantine with tables of their own. */
   readonly quarantines?: number;
   /** Whose dids are: each unit's own (the default), or the platform's. */
@@ -79,6 +82,7 @@ export class IommuDriver {
       levels,
       largestLeaf: options.superpages ? largestLeafOf(units) : 1,
       reclaim: options.reclaimTables ?? false,
+      snoops: units.length > 0 && units.every((unit) => unit.capabilities.snoopControl),
     });
     this.#changes = new TableChanges(this.tables, frames);
     this.#sharesIds = options.domainIds === 'shared';
@@ -98,8 +102,9 @@ export class IommuDriver {
       reach: options.quarantineReach ?? 512 ** levels,
     });
     this.contexts = new Contexts({
+      heap,
       frames,
-      units: units.length,
+      units,
       levels,
       deviceTlbUnits: units.map((unit) => options.deviceTlbs !== undefined && unit.capabilities.deviceTlb),
       deviceTlbs: options.deviceTlbs ?? [],
@@ -116,6 +121,7 @@ export class IommuDriver {
         vcpus: options.vcpus,
         domains,
         ledgerCapacity: options.ledgerCapacity,
+        deviceTlbTimeout: options.deviceTlbTimeout ?? 'spins',
         ...(options.isIdle ? { isIdle: options.isIdle } : {}),
       },
       options.policy,
@@ -169,12 +175,19 @@ export class IommuDriver {
     const ids = this.ids[unit]!;
     const old = this.contexts.didOf(unit, source);
     if (old >= 0 && isSameOwner(ids.domainOf(old), domain)) return 0;
+    // Who moves a device has reset it before, and with that what it kept is gone (linux: xen-pciback). The unit does not
+    // tell it to forget: its entry has another did by then. xen: device_in_domain.
+    this.contexts.enableDeviceTlb(unit, source, false);
     const isQuarantined = isQuarantine(domain);
     const root = isQuarantined ? this.quarantine.root(quarantineIndex(domain)) : (this.tables.root(domain) as Mfn);
     this.contexts.set(unit, source, root, ids.didOf(domain), !isQuarantined && this.tables.isPassThrough(domain));
     // An entry that was not present may be cached as such under caching mode, tagged with did 0. VT-d 6.2.2.1.
     const isCached = old >= 0 || this.units[unit]!.capabilities.cachingMode;
     if (isCached) this.flush.requestContextFlush(vcpu, unit, Math.max(old, 0), source);
+    else {
+      this.flush.requestBufferFlush(vcpu, unit);
+      this.contexts.enableDeviceTlb(unit, source, true);
+    }
     if (!isQuarantined) this.tables.setUnits(domain, this.tables.units(domain) | (1 << unit));
     return 0;
   }
@@ -187,6 +200,7 @@ export class IommuDriver {
     const source = device % 0x10000;
     const old = this.contexts.didOf(unit, source);
     if (old < 0) return;
+    this.contexts.enableDeviceTlb(unit, source, false);
     this.contexts.clear(unit, source);
     this.flush.requestContextFlush(vcpu, unit, old, source);
   }

@@ -2,7 +2,7 @@
 // which goes on with its DMA harms nobody and sees no faults. xen: iommu=quarantine=scratch-page, fill_qpt.
 
 import { Errno } from '../../machine/errno.ts';
-import type { Mfn } from '../../machine/frame-number.ts';
+import { type Mfn, PAGE_WORDS } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_IO, DOMID_XEN } from '../../machine/ids.ts';
@@ -65,6 +65,7 @@ export class QuarantineTables {
     const entries = Math.min(ENTRIES, Math.ceil(this.#reach / ENTRIES ** (level - 1)));
     const low = ((below << 12) | ENTRY_READ | ENTRY_WRITE) >>> 0;
     for (let entry = 0; entry < entries; entry += 1) this.#frames.writeEntry(table, entry, low, below >>> 20);
+    this.#frames.writeBack(table, 0, PAGE_WORDS);
   }
 
   /** Clears a device's page of what it wrote there before. */
