@@ -40,6 +40,8 @@ const SET_ROOT = maskOf(globalCommand, 'setRootTable');
 const QUEUE_ENABLE = maskOf(globalCommand, 'queuedInvalidationEnable');
 const FLUSH_BUFFER = maskOf(globalCommand, 'writeBufferFlush');
 const STATUS_WRITE = maskOf(waitDescriptor, 'statusWrite');
+/** Type and granularity of the command that is most of them. */
+const PAGE_SELECTIVE = DescriptorType.iotlb | (IotlbGranularity.page << 4);
 const HINT = maskOf(iotlbDescriptor, 'invalidationHint');
 
 /** Descriptors in the queue: one frame of them. */
@@ -97,6 +99,8 @@ export class VtdUnit {
   readonly #didMask: number;
   /** Sticky bits of the command register that it has. */
   readonly #switches: number;
+  /** The largest address mask that it does page by page; -1: none. */
+  readonly #pageOrder: number;
   readonly #registers: number;
   readonly #own: Uint32Array;
   /** A frame of the hypervisor's for the invalidation queue, if the driver wishes to use it. */
@@ -115,6 +119,7 @@ export class VtdUnit {
     this.#dma = options.dma;
     this.#lag = options.lag ?? null;
     this.#didMask = capabilities.domainIds - 1;
+    this.#pageOrder = capabilities.pageSelective ? capabilities.maxAddressMask : -1;
     this.#switches = ENABLE | (capabilities.queuedInvalidation ? QUEUE_ENABLE : 0);
     this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
     this.#own = heap.reserveTransient(
@@ -327,7 +332,7 @@ export class VtdUnit {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
       if ((queue[at]! & STATUS_WRITE) !== 0) this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
-    } else if (isKnown(this.capabilities, queue[at]!, queue[at + 2]!)) {
+    } else if (this.#isUsual(queue[at]!, queue[at + 2]!) || isKnown(this.capabilities, queue[at]!, queue[at + 2]!)) {
       own[HELD] = 1;
       for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = queue[at + i]!;
       own[HELD_FROM] = FROM_QUEUE;
@@ -340,6 +345,11 @@ export class VtdUnit {
     }
     this.observer?.taken(this.index, queue[at]!, queue[at + 1]!, queue[at + 2]!, queue[at + 3]!, false);
     own[HEAD] = (head + 1) & (QUEUE_ENTRIES - 1);
+  }
+
+  /** Whether a descriptor is an IOTLB invalidation of pages, and no more of them than the unit does at once. */
+  #isUsual(low: number, third: number): boolean {
+    return (low & 0x3f) === PAGE_SELECTIVE && (third & 0x3f) <= this.#pageOrder;
   }
 
   #writeStatus(data: number, low: number, high: number): void {
@@ -390,7 +400,8 @@ export class VtdUnit {
 
   #complete(): void {
     const low = this.#held(0);
-    const [second, type] = [this.#held(1), low & 0xf];
+    const second = this.#held(1);
+    const type = low & 0xf;
     let granularity = (low >>> 4) & 3;
     if (type === DescriptorType.deviceTlb) {
       if (this.deviceTlbs!.isSilent(second & 0xffff)) return this.#timeOut(second & 0xffff);
@@ -402,7 +413,7 @@ export class VtdUnit {
       }
     } else {
       const third = this.#held(2);
-      granularity = performed(this.capabilities, low, third);
+      if (!this.#isUsual(low, third)) granularity = performed(this.capabilities, low, third);
       if (granularity !== 0) {
         const order = granularity === IotlbGranularity.page ? third & 0x3f : 0;
         this.caches.invalidateIotlb(granularity, this.#heldDid(), this.#heldDfn(), order, (third & HINT) !== 0);

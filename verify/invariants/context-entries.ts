@@ -5,15 +5,16 @@ import type { Mfn } from '../../machine/frame-number.ts';
 import type { UnitIndex } from '../../machine/ids.ts';
 import { ROOT_SEEN } from '../../passthrough/hardware/caches/adversary.ts';
 import { contextEntry, decode } from '../../passthrough/hardware/layouts.ts';
-import { entryFrame } from '../../passthrough/index.ts';
+import { entryFrame, TranslationType } from '../../passthrough/index.ts';
 
 /** A present context entry of a unit. */
 export interface ContextUse {
   readonly unit: number;
   readonly source: number;
   readonly did: number;
-  /** Root of the tables that it leads to. */
+  /** Root of the tables that it leads to, and their levels; 0: it leads to none. */
   readonly table: number;
+  readonly levels: number;
 }
 
 /** Tables that a unit may go by under a did, though no entry says so any more; -1: leaves or parts of some. */
@@ -24,8 +25,9 @@ export interface RememberedTable {
 }
 
 function useOf(unit: number, source: number, words: readonly number[]): ContextUse {
-  const { domainId, secondLevelTable } = decode(contextEntry, words);
-  return { unit, source, did: domainId, table: secondLevelTable };
+  const { domainId, secondLevelTable, addressWidth, translationType } = decode(contextEntry, words);
+  const levels = translationType === TranslationType.passThrough ? 0 : addressWidth + 2;
+  return { unit, source, did: domainId, table: secondLevelTable, levels };
 }
 
 /** Every present context entry, found from the root tables, whoever it is for. */

@@ -30,6 +30,7 @@ import {
   reachIsAuthorised,
   tablesAreBeyondDevices,
 } from './reach-invariants.ts';
+import { completionsAreTaken, deviceTlbsFollowTheirUnit, writesAreSeen } from './unit-invariants.ts';
 
 /** In the order of their ids. */
 export const invariants: readonly Invariant[] = [
@@ -38,6 +39,8 @@ export const invariants: readonly Invariant[] = [
   didZeroIsNobodys,
   entriesFollowOwners,
   unitsFollowDevices,
+  completionsAreTaken,
+  deviceTlbsFollowTheirUnit,
   pinsAreLiveHalves,
   usageFollowsPins,
   pinnedFramesAreOwned,
@@ -52,6 +55,7 @@ export const invariants: readonly Invariant[] = [
   tablesAreBeyondDevices,
   referencesAreHeld,
   waysBackAgree,
+  writesAreSeen,
 ];
 
 /** What should hold and in Xen does not: `violations(machine, exemptions)` reports it. */

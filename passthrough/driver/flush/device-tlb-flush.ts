@@ -7,7 +7,6 @@ import { Register, type VtdUnit } from '../../hardware/index.ts';
 import type { Contexts } from '../contexts.ts';
 import type { DomainIds } from '../domain-ids.ts';
 import { submitDeviceTlb } from './invalidation.ts';
-import { CONTEXT_OF, GLOBAL, IOTLB_OF } from './request-words.ts';
 
 /** FSTS.ITE: written, it is cleared. */
 const TIMEOUT = 1 << 6;
@@ -43,11 +42,12 @@ export class DeviceTlbFlush {
     this.givesUp = options.onTimeout === 'disabled';
   }
 
-  /** The next device TLB, from the `from`-th on, that a request on a unit concerns; -1: none. */
-  next(unit: number, kind: number, domain: number, from: number): number {
-    const by = kind & 0xff;
-    if (by === CONTEXT_OF || !this.#contexts.hasDeviceTlbs) return -1;
-    const did = by === GLOBAL ? -1 : by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid);
+  get areThere(): boolean {
+    return this.#contexts.hasDeviceTlbs;
+  }
+
+  /** The next device TLB behind a unit, from the `from`-th on, that keeps what goes by a did (-1: any); -1: none. */
+  next(unit: number, did: number, from: number): number {
     return this.#contexts.nextDeviceTlb(unit, did, from);
   }
 

@@ -4,50 +4,56 @@
 // piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
 // nothing.
 
-import { alignDown, type Dfn, type Mfn } from '../../../machine/frame-number.ts';
+import type { Dfn, Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
-import type { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid, Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
-import { joinWords, nextBit } from '../../../machine/wide.ts';
+import { highWord, joinWords, nextBit } from '../../../machine/wide.ts';
 import type { Capabilities, VtdUnit } from '../../hardware/index.ts';
 import type { Flush, FlushPolicy, Release, Structure } from '../../policy/flush-policy.ts';
-import type { Clock } from '../clock.ts';
-import type { Contexts } from '../contexts.ts';
 import type { DomainIds } from '../domain-ids.ts';
 import type { DeviceTables } from '../tables/device-tables.ts';
 import { ChangeInMaking, rightsOf } from './access-change.ts';
-import { DeviceTlbFlush, type DeviceTlbTimeout } from './device-tlb-flush.ts';
+import { DeviceTlbFlush } from './device-tlb-flush.ts';
+import type { FlushEngineOptions } from './engine-options.ts';
 import { FlushLedger } from './flush-ledger.ts';
 import { flushBuffer, hasRoom, isRegisterIdle, submitContext, submitIotlb, Waits } from './invalidation.ts';
-import {
-  ABSENT_ONLY,
-  AWAITED,
-  AWAITED_ALONE,
-  addRequest,
-  BUFFERS,
-  CONTEXT_OF,
-  COUNT,
-  DEVICE_TLB,
-  DFN_HIGH,
-  DFN_LOW,
-  DOMAIN,
-  DOMAIN_ORDER,
-  GLOBAL,
-  IOTLB_OF,
-  KIND,
-  LEAVES_ONLY,
-  NEXT,
-  PAGE,
-  PHASE,
-  REQUEST_WORDS,
-  REQUESTS,
-  REQUESTS_MAX,
-  TOUCHED,
-  UNIT,
-  WAIT_WANTED,
-} from './request-words.ts';
 import { VcpuFlush } from './vcpu-flush.ts';
+
+// Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
+const COUNT = 0;
+const NEXT = 1;
+const UNIT = 2;
+const WAIT_WANTED = 3;
+/** Units that were sent invalidations which no wait has covered. */
+const TOUCHED = 4;
+const PHASE = 5;
+/** Units whose wait is not over. */
+const AWAITED = 6;
+/** The first device TLB that the request in hand has not come to. */
+const DEVICE_TLB = 7;
+/** Units whose write buffer may hold changes that no invalidation has taken along. */
+const BUFFERS = 8;
+const REQUESTS = 9;
+// A request: its kind, the domain with the order above it, the device frame.
+const REQUEST_WORDS = 4;
+const KIND = 0;
+const DOMAIN_ORDER = 1;
+const DFN_LOW = 2;
+const DFN_HIGH = 3;
+const REQUESTS_MAX = 62;
+
+const PAGE = 3;
+const DOMAIN = 2;
+const GLOBAL = 1;
+const LEAVES_ONLY = 0x100;
+/** A wait was asked for before the next request: this one is waited for by itself. */
+const AWAITED_ALONE = 0x200;
+/** It concerns entries that were absent: units that do not cache those are passed over. */
+const ABSENT_ONLY = 0x400;
+/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
+const CONTEXT_OF = 4;
+const IOTLB_OF = 5;
 
 const SUBMIT = 0;
 const SUBMIT_WAITS = 1;
@@ -57,22 +63,6 @@ const SUBMIT_OWN_WAIT = 3;
 const OWN_WAIT = 4;
 
 const NOTHING: readonly number[] = [];
-
-export interface FlushEngineOptions {
-  readonly heap: Heap;
-  readonly frames: FrameTable;
-  readonly clock: Clock;
-  readonly units: readonly VtdUnit[];
-  readonly ids: readonly DomainIds[];
-  readonly tables: DeviceTables;
-  readonly contexts: Contexts;
-  readonly vcpus: number;
-  readonly domains: number;
-  readonly ledgerCapacity: number;
-  readonly deviceTlbTimeout: DeviceTlbTimeout;
-  /** Whether a virtual CPU is in the middle of no operation. */
-  readonly isIdle?: (vcpu: number) => boolean;
-}
 
 export class FlushEngine {
   readonly ledger: FlushLedger;
@@ -167,7 +157,10 @@ export class FlushEngine {
     change.structure = structure;
     change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
     change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
-    for (let at = 0; at < dropped.length; at += 1) this.#unhooked(vcpu, domain, dfn, dropped[at]!);
+    for (let at = 0; at < dropped.length; at += 1) {
+      this.#makeRoom(vcpu);
+      this.ledger.droppedTable(vcpu, domain, dfn, dropped[at]!);
+    }
     if (frameChanged || (before & ~after) !== 0) {
       this.#makeRoom(vcpu);
       this.ledger.removed(vcpu, domain, dfn, order);
@@ -178,24 +171,8 @@ export class FlushEngine {
     this.#isAbsentOnly = false;
   }
 
-  #unhooked(vcpu: Vcpu, domain: Domid, dfn: Dfn, table: number): void {
-    const level = table & 7;
-    const order = 9 * level;
-    const first = alignDown(dfn, order) as Dfn;
-    this.#makeRoom(vcpu);
-    this.ledger.unhooked(vcpu, domain, first, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
-  }
-
-  /**
-   * A policy that never flushes fills the queue. Where nothing waits for its removals the oldest is forgotten; where
-   * something does, forgetting one would release it unflushed.
-   */
   #makeRoom(vcpu: Vcpu): void {
-    if (!this.ledger.isFull(vcpu)) return;
-    if (this.release === 'onReturn' && this.ledger.dropOldest(vcpu)) return;
-    throw new RangeError(
-      `policy ${this.policy.name}: ${this.ledger.capacity} removals on vCPU ${vcpu} were never flushed`,
-    );
+    if (this.ledger.isFull(vcpu)) this.ledger.makeRoom(vcpu, this.release === 'onReturn', this.policy.name);
   }
 
   /** Holds a completion back until everything removed before it is flushed. */
@@ -218,9 +195,20 @@ export class FlushEngine {
 
   /** The policy's answer, or the driver's own wish: an invalidation. */
   request(vcpu: Vcpu, kind: number, domain: number, dfn: number, order: number): void {
-    const isTaken = addRequest(this.#states[vcpu]!, kind, domain, dfn, order);
-    if (!isTaken)
+    const state = this.#states[vcpu]!;
+    const count = state[COUNT]!;
+    if (count === REQUESTS_MAX)
       throw new RangeError(`policy ${this.policy.name}: more than ${REQUESTS_MAX} invalidations asked for at once`);
+    const at = REQUESTS + count * REQUEST_WORDS;
+    if (count > 0 && state[WAIT_WANTED] !== 0) {
+      state[at - REQUEST_WORDS + KIND]! |= AWAITED_ALONE;
+      state[WAIT_WANTED] = 0;
+    }
+    state[at + KIND] = kind;
+    state[at + DOMAIN_ORDER] = domain | (order << 16);
+    state[at + DFN_LOW] = dfn;
+    state[at + DFN_HIGH] = highWord(dfn);
+    state[COUNT] = count + 1;
   }
 
   requestPage(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number, leavesOnly: boolean): void {
@@ -342,7 +330,15 @@ export class FlushEngine {
    */
   #isAwaitedAtOnce(unit: number, kind: number, domain: number): boolean {
     if ((kind & AWAITED_ALONE) !== 0 || (kind & 0xff) >= CONTEXT_OF) return true;
-    return this.devices.next(unit, kind, domain, 0) >= 0;
+    return this.#nextDeviceTlb(unit, kind, domain, 0) >= 0;
+  }
+
+  /** The next device TLB that a request on a unit concerns; -1: none. */
+  #nextDeviceTlb(unit: number, kind: number, domain: number, from: number): number {
+    const by = kind & 0xff;
+    if (by === CONTEXT_OF || !this.devices.areThere) return -1;
+    if (by === GLOBAL) return this.devices.next(unit, -1, from);
+    return this.devices.next(unit, by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid), from);
   }
 
   /** xen: queue_invalidate_wait, after each invalidation. By register the command itself says when it is done. */
@@ -361,7 +357,7 @@ export class FlushEngine {
     state[TOUCHED] = state[TOUCHED]! & ~(1 << unit);
     const at = REQUESTS + state[NEXT]! * REQUEST_WORDS;
     const kind = state[at + KIND]!;
-    const device = this.devices.next(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
+    const device = this.#nextDeviceTlb(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
     state[PHASE] = device < 0 ? SUBMIT : SUBMIT_OWN_WAIT;
     if (device < 0) {
       if ((kind & 0xff) === IOTLB_OF) this.devices.attached(unit, state[at + DFN_LOW]!);
