@@ -62,6 +62,7 @@ export class DriverRig {
   readonly frames: FrameTable;
   readonly dma: DmaInFlight;
   readonly lag: MemoryLag | null;
+  readonly adversary: Adversary;
   readonly units: readonly VtdUnit[];
   readonly driver: IommuDriver;
   readonly shown: Shown[] = [];
@@ -77,7 +78,7 @@ export class DriverRig {
     this.dma = new DmaInFlight(heap, 4);
     this.lag = memoryLagOf(heap, described.map(capabilitiesWith));
     if (this.lag) this.frames.delayWith(this.lag);
-    const adversary = new Adversary(heap, this.frames, {
+    this.adversary = new Adversary(heap, this.frames, {
       units: described.length,
       deviceTlbs: described.some(({ deviceTlb }) => deviceTlb),
       lag: this.lag,
@@ -93,7 +94,7 @@ export class DriverRig {
         registers,
         capabilities: decodeCapabilities(registers),
         lag: this.lag,
-        caches: { adversary },
+        caches: { adversary: this.adversary },
       });
     });
     const policy: FlushPolicy = {
