@@ -241,3 +241,74 @@ test('what devices are and what they keep rolls back', () => {
 test('a unit without device TLBs knows no such devices', () => {
   expect(mapped().rig.unit.deviceTlbs).toBe(null);
 });
+
+describe('against a device that keeps everything', () => {
+  const PAGES = [0, 1, 2, 3, 512];
+  const page = fc.constantFrom(...PAGES);
+  const event = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ leaf: page, frame: fc.constantFrom(-1, 40, 41, 42) }) },
+    { weight: 1, arbitrary: fc.record({ table: fc.nat(1), to: fc.nat(2) }) },
+    { weight: 3, arbitrary: fc.record({ iotlb: page, order: fc.constantFrom(-1, 0, 1, 2) }) },
+    { weight: 3, arbitrary: fc.record({ device: page, order: fc.constantFrom(-1, 0, 1, 2) }) },
+    { weight: 1, arbitrary: fc.record({ root: fc.nat(1), did: fc.constantFrom(1, 2) }) },
+    { weight: 1, arbitrary: fc.constant('context' as const) },
+  );
+
+  test.prop([fc.array(event, { maxLength: 40 })], { numRuns: 150 })(
+    'nothing that it may have kept is missing, and told of everything it has what its unit has',
+    (events) => {
+      const of = ahead();
+      const { rig } = of;
+      const other = rig.table();
+      const tables = [of.leaves, rig.table()];
+      const roots = [of.path[0]!, other];
+      rig.entry(other, 0, of.path[1]!, RW);
+      const kept = new Map(PAGES.map((one) => [one, new Set<string>()]));
+      const byUnit = (one: number) => answers(rig.may(one).filter((found) => found.frame >= 0 && !found.deviceTlb));
+      const ask = () => {
+        for (const one of PAGES) for (const text of byUnit(one)) kept.get(one)!.add(text);
+      };
+      const check = (what: string) => {
+        for (const one of PAGES) {
+          const found = rig.may(one);
+          const missing = [...kept.get(one)!].filter((text) => {
+            const [frame, rights] = text.split(' ') as [string, string];
+            return !found.some(
+              (any) => any.frame === Number(frame) && [...rights].every((r) => any.rights & (r === 'r' ? 1 : 2)),
+            );
+          });
+          expect(missing, `page ${one} after ${what}`).toEqual([]);
+        }
+      };
+      ask();
+      for (const one of events) {
+        if (one === 'context') rig.contextCache({ granularity: 'global' });
+        else if ('leaf' in one) {
+          if (one.frame < 0) rig.absent(tables[one.leaf >> 9]!, one.leaf & 511);
+          else rig.entry(tables[one.leaf >> 9]!, one.leaf & 511, one.frame, RW);
+        } else if ('table' in one) {
+          if (one.to === 2) rig.absent(of.path[1]!, one.table);
+          else rig.entry(of.path[1]!, one.table, tables[one.to]!, RW);
+        } else if ('root' in one)
+          rig.context(of.contexts, DEVICE, { table: roots[one.root]!, did: one.did, type: TABLES_AND_TLB });
+        else if ('iotlb' in one) {
+          const granularity = one.order < 0 ? 'global' : 'page';
+          rig.iotlb({ granularity, did: 1, dfn: one.iotlb, order: Math.max(one.order, 0) });
+        } else {
+          const size = 2 ** Math.max(one.order, 0);
+          const first = one.device - (one.device % size);
+          invalidate(of, first, one.order);
+          for (const at of PAGES) if (one.order < 0 || (at >= first && at < first + size)) kept.get(at)!.clear();
+        }
+        ask();
+        check(JSON.stringify(one));
+      }
+      invalidate(of, 0, -1);
+      for (const one of PAGES)
+        expect(
+          rig.may(one).filter(({ deviceTlb }) => deviceTlb),
+          `page ${one}`,
+        ).toEqual([]);
+    },
+  );
+});

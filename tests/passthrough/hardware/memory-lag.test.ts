@@ -249,3 +249,51 @@ test('two machines that see the same late are the same, wherever their windows b
   expect(late(one).length).toBeGreaterThan(3);
   expect(late(one)).toEqual(late(other));
 });
+
+test.prop([fc.constantFrom(BLIND, BUFFERED, BOTH), fc.array(event, { maxLength: 30 })], { numRuns: 100 })(
+  'a unit may use what it read, or may have read, since the last invalidation: no more and no less',
+  (unit, events) => {
+    const of = settled(unit);
+    const entries = [0, 1, 2, 3];
+    const text = (frame: number, rights: number) =>
+      rights === 0 ? 'fault 6' : `${frame} ${rights === R ? 'r' : 'rw'}`;
+    // Per entry: what memory may say, the oldest first, each with whether it was written back since; what was read.
+    const seen = entries.map(() => [{ says: 'fault 6', isBack: true }]);
+    const kept = entries.map(() => new Set<string>());
+    const isBlind = 'coherent' in unit;
+    const isBuffered = 'writeBufferFlush' in unit;
+    const read = () => {
+      for (const at of entries) for (const { says } of seen[at]!) if (!says.startsWith('fault')) kept[at]!.add(says);
+    };
+    /** What has reached the unit takes the place of all that was before. */
+    const reach = () => {
+      for (const values of seen) {
+        const last = values.findLastIndex(({ isBack }) => isBack);
+        if (last > 0) values.splice(0, last);
+      }
+    };
+    for (const one of events) {
+      if (one === 'drain') {
+        drain(of);
+        if (isBuffered) reach();
+      } else if (one === 'invalidate') {
+        of.rig.iotlb({ granularity: 'global' });
+        if (isBuffered) reach();
+        for (const values of kept) values.clear();
+      } else if ('line' in one) {
+        line(of, one.line);
+        for (const value of seen[one.line]!) value.isBack = true;
+        if (!isBuffered) reach();
+      } else {
+        of.rig.entry(of.leaves, one.entry, one.frame, one.rights);
+        const says = text(one.frame, one.rights);
+        if (seen[one.entry]!.at(-1)!.says !== says) seen[one.entry]!.push({ says, isBack: !isBlind });
+      }
+      read();
+      for (const at of entries) {
+        const expected = new Set([...seen[at]!.map(({ says }) => says), ...kept[at]!]);
+        expect(may(of, at), `entry ${at} after ${JSON.stringify(one)}`).toEqual([...expected].sort());
+      }
+    }
+  },
+);
