@@ -160,8 +160,8 @@ export class Hypervisor {
 
   /**
    * Does an operation from end to end, the hardware running whenever something waits for it.
-   * @throws TypeError, RangeError for what is no operation of this machine; HypervisorBug for our own defects. TypeError
-   *   where it would wait for ever: over a device that does not answer, the machine is as it was before.
+   * @throws TypeError, RangeError for what is no operation of this machine; HypervisorBug for our own defects.
+   *   TypeError where it would wait for ever: for a device that does not answer, and the machine is as it was before.
    */
   step(op: Op): OpResult {
     return this.parts.hasDeviceTlbs && mayStall(this.parts) ? this.#runOrUndo(op) : this.#run(op);

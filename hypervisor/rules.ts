@@ -120,8 +120,8 @@ export const ruleFacts: readonly RuleFact[] = [
     values: {
       spins: 'is waited for, for ever (2021: XSA-373, 7c893abc4e)',
       disabled:
-        'loses its ATS and is broken, and its domain is crashed, if it is a guest (2016: 1b39e1085c; before, all waits ' +
-        'that took too long ended in a panic)',
+        'loses its ATS and is broken, and its domain is crashed, if it is a guest (2016: 1b39e1085c; before, any ' +
+        'wait that took too long was a panic)',
     },
   }),
 ];

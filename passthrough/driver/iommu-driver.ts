@@ -175,8 +175,8 @@ export class IommuDriver {
     const ids = this.ids[unit]!;
     const old = this.contexts.didOf(unit, source);
     if (old >= 0 && isSameOwner(ids.domainOf(old), domain)) return 0;
-    // Who moves a device has reset it before, and with that what it kept is gone (linux: xen-pciback). The unit does not
-    // tell it to forget: its entry has another did by then. xen: device_in_domain.
+    // Who moves a device has reset it before, and what it kept is gone (linux: xen-pciback). The unit does not tell it
+    // to forget: its entry has another did by then. xen: device_in_domain.
     this.contexts.enableDeviceTlb(unit, source, false);
     const isQuarantined = isQuarantine(domain);
     const root = isQuarantined ? this.quarantine.root(quarantineIndex(domain)) : (this.tables.root(domain) as Mfn);

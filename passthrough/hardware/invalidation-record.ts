@@ -1,5 +1,5 @@
-// What descriptors come to: what a unit can do of them, and plain records for comparing what reaches a unit with what is
-// known to reach it.
+// What descriptors come to: what a unit can do of them, and plain records for comparing what reaches a unit with what
+// is known to reach it.
 
 import type { Capabilities } from './capabilities.ts';
 import {
@@ -36,22 +36,23 @@ export const UNIT_COUNTERS = [
 export type UnitCounter = (typeof UNIT_COUNTERS)[number];
 
 /** Whether a descriptor (its first and third word) says something that a unit can do. */
-export function isKnown(unit: Capabilities, low: number, third: number): boolean {
+export function isKnown(unit: Capabilities, pageOrder: number, low: number, third: number): boolean {
   const type = low & 0xf;
   if (type === DescriptorType.deviceTlb) return unit.deviceTlb;
   if (type === DescriptorType.context) return ((low >>> 4) & 3) !== 0;
-  return type === DescriptorType.iotlb && performed(unit, low, third) !== 0;
+  return type === DescriptorType.iotlb && performed(pageOrder, low, third) !== 0;
 }
 
 /**
  * The granularity that an IOTLB invalidation is carried out with: one of pages is done for the domain by a unit that
- * does not know pages, and not at all (0) where there are more of them than the unit takes at once. VT-d 10.4.8.1.
+ * does not know pages, and not at all (0) where there are more of them than the unit takes at once: 2^`pageOrder`
+ * (-1: none). VT-d 10.4.8.1.
  */
-export function performed(unit: Capabilities, low: number, third: number): number {
+export function performed(pageOrder: number, low: number, third: number): number {
   const granularity = (low >>> 4) & 3;
   if (granularity !== IotlbGranularity.page) return granularity;
-  if (!unit.pageSelective) return IotlbGranularity.domain;
-  return (third & 0x3f) > unit.maxAddressMask ? 0 : granularity;
+  if (pageOrder < 0) return IotlbGranularity.domain;
+  return (third & 0x3f) > pageOrder ? 0 : granularity;
 }
 
 /** What an invalidation waits for: bit 0 writes, bit 1 reads. Only that of the IOTLB does. VT-d 6.5.2.3. */

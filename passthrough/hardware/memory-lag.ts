@@ -29,7 +29,7 @@ export interface LagObserver {
   settled(units: number, frame: Mfn, word: number, old: readonly number[]): void;
 }
 
-/** An entry of which some units see old words. `old` is empty where a whole page is meant, of which nothing is known. */
+/** An entry of which some units see old words; none are given of a whole page, of which nothing is known. */
 export interface LateEntry {
   readonly frame: Mfn;
   readonly word: number;

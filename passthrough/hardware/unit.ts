@@ -40,8 +40,6 @@ const SET_ROOT = maskOf(globalCommand, 'setRootTable');
 const QUEUE_ENABLE = maskOf(globalCommand, 'queuedInvalidationEnable');
 const FLUSH_BUFFER = maskOf(globalCommand, 'writeBufferFlush');
 const STATUS_WRITE = maskOf(waitDescriptor, 'statusWrite');
-/** Type and granularity of the command that is most of them. */
-const PAGE_SELECTIVE = DescriptorType.iotlb | (IotlbGranularity.page << 4);
 const HINT = maskOf(iotlbDescriptor, 'invalidationHint');
 
 /** Descriptors in the queue: one frame of them. */
@@ -152,20 +150,11 @@ export class VtdUnit {
     this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
     this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
     this.deviceTlbs = capabilities.deviceTlb ? new DeviceTlbs(heap, index) : null;
-    const rootTable = () => heap.words[this.#root]! - 1;
-    const { deviceTlbs } = this;
-    const lag = this.#lag;
+    const common = { unit: index, heap, capabilities, rootTable: () => heap.words[this.#root]! - 1 };
     this.caches =
       'lru' in options.caches
-        ? new LruCaches({ unit: index, heap, frames, capabilities, rootTable, shape: options.caches.lru, lag })
-        : new AdversaryCaches({
-            unit: index,
-            heap,
-            shared: options.caches.adversary,
-            capabilities,
-            rootTable,
-            deviceTlbs,
-          });
+        ? new LruCaches({ ...common, frames, shape: options.caches.lru, lag: this.#lag })
+        : new AdversaryCaches({ ...common, shared: options.caches.adversary, deviceTlbs: this.deviceTlbs });
   }
 
   counter(name: UnitCounter): number {
@@ -332,7 +321,7 @@ export class VtdUnit {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
       if ((queue[at]! & STATUS_WRITE) !== 0) this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
-    } else if (this.#isUsual(queue[at]!, queue[at + 2]!) || isKnown(this.capabilities, queue[at]!, queue[at + 2]!)) {
+    } else if (isKnown(this.capabilities, this.#pageOrder, queue[at]!, queue[at + 2]!)) {
       own[HELD] = 1;
       for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = queue[at + i]!;
       own[HELD_FROM] = FROM_QUEUE;
@@ -345,11 +334,6 @@ export class VtdUnit {
     }
     this.observer?.taken(this.index, queue[at]!, queue[at + 1]!, queue[at + 2]!, queue[at + 3]!, false);
     own[HEAD] = (head + 1) & (QUEUE_ENTRIES - 1);
-  }
-
-  /** Whether a descriptor is an IOTLB invalidation of pages, and no more of them than the unit does at once. */
-  #isUsual(low: number, third: number): boolean {
-    return (low & 0x3f) === PAGE_SELECTIVE && (third & 0x3f) <= this.#pageOrder;
   }
 
   #writeStatus(data: number, low: number, high: number): void {
@@ -383,7 +367,7 @@ export class VtdUnit {
     if (this.#dma.isEmpty) return false;
     const low = this.#held(0);
     const drains = drainsOf(this.capabilities, low);
-    const granularity = performed(this.capabilities, low, this.#held(2));
+    const granularity = performed(this.#pageOrder, low, this.#held(2));
     if (drains === 0 || granularity === 0) return false;
     const scope = { granularity, did: this.#heldDid(), dfn: this.#heldDfn(), order: this.#held(2) & 0x3f };
     return this.#dma.blocks(this.index, scope, (drains & 2) !== 0, (drains & 1) !== 0);
@@ -413,7 +397,7 @@ export class VtdUnit {
       }
     } else {
       const third = this.#held(2);
-      if (!this.#isUsual(low, third)) granularity = performed(this.capabilities, low, third);
+      granularity = performed(this.#pageOrder, low, third);
       if (granularity !== 0) {
         const order = granularity === IotlbGranularity.page ? third & 0x3f : 0;
         this.caches.invalidateIotlb(granularity, this.#heldDid(), this.#heldDfn(), order, (third & HINT) !== 0);

@@ -1,14 +1,17 @@
 // Goal: a device whose TLB does not answer is waited for, or given up, as the rules say, and the door says so clearly.
 // Method: whole operations and micro-steps on a machine with one such device, under both rules.
 
-import { describe, expect, test } from 'vitest';
+import { fc, test } from '@fast-check/vitest';
+import { describe, expect } from 'vitest';
 import {
   type FlushPolicy,
   fingerprint,
   Hypervisor,
   type MachineOptions,
   type Op,
+  rollback,
   rulePresets,
+  snapshot,
 } from '../../hypervisor/index.ts';
 import type { UnitIndex, Vcpu } from '../../machine/ids.ts';
 import { Progress } from '../../machine/pending.ts';
@@ -212,3 +215,40 @@ describe('a driver that gives up', () => {
     expect(broken(machine)).toEqual([]);
   });
 });
+
+const op: fc.Arbitrary<(machine: Hypervisor) => Op> = fc.oneof(
+  fc.constantFrom(1, 2).map((domain) => (machine: Hypervisor) => map(machine, domain)),
+  fc.constantFrom(1, 2).map((domain) => () => unmap(domain)),
+  fc.record({ device: fc.constantFrom(DEVICE, OTHER), answers: fc.boolean() }).map((of) => () => ({
+    op: 'device_tlb' as const,
+    ...of,
+  })),
+  fc.constant(() => ({ op: 'hardware' as const, unit: 0 })),
+  fc.record({ device: fc.constantFrom(DEVICE, OTHER), domain: fc.constantFrom(1, 2) }).map((of) => () => ({
+    op: 'assign_device' as const,
+    ...of,
+  })),
+  fc.constantFrom(DEVICE, OTHER).map((device) => () => ({ op: 'deassign_device' as const, device })),
+);
+
+test.prop([fc.constantFrom(spins, disabled), fc.array(op, { maxLength: 25 })], { numRuns: 60 })(
+  'an operation is done or leaves no trace, whoever answers; and all of it rolls back',
+  (rules, ops) => {
+    const machine = machineWith(rules);
+    const begin = fingerprint(machine);
+    const taken = snapshot(machine);
+    for (const make of ops) {
+      const before = fingerprint(machine);
+      try {
+        machine.step(make(machine));
+      } catch (error) {
+        expect(error).toBeInstanceOf(TypeError);
+        expect(rules.passthrough.deviceTlbTimeout).toBe('spins');
+        expect(fingerprint(machine)).toBe(before);
+      }
+      expect(broken(machine)).toEqual([]);
+    }
+    rollback(machine, taken);
+    expect(fingerprint(machine)).toBe(begin);
+  },
+);

@@ -131,8 +131,8 @@ export class Waits {
   }
 
   /**
-   * Submits a CPU's wait again that will never be over: the unit gave it up with the device TLB before it. False when it
-   * may yet be.
+   * Submits a CPU's wait again that will never be over, as the unit gave it up with the device TLB before it. False
+   * when it may yet be.
    */
   repeat(vcpu: Vcpu, unit: number): boolean {
     const on = this.#units[unit]!;
