@@ -45,7 +45,7 @@ export interface DeviceControl {
   readonly present: boolean;
   /** It was put into quarantine on its own account, and goes back there from a guest, whatever the machine's option. */
   readonly quarantine: boolean;
-  /** It could be neither moved nor moved back: no guest gets it any more (xen: XSA-449). */
+  /** It could be neither moved nor moved back, or did not answer: no guest gets it any more. xen: pdev->broken. */
   readonly broken: boolean;
   /** Whether it may access memory at all (PCI: bus master enable). */
   readonly busMaster: boolean;

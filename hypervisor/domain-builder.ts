@@ -84,7 +84,11 @@ type IommuMode = IommuOptions['hardwareDomain'];
 function hardwareMode(config: MachineConfig, parts: Parts): IommuMode {
   const mode = config.iommu.hardwareDomain;
   if (mode !== 'passthrough') return mode;
-  return parts.units.every(({ capabilities }) => capabilities.passThrough) ? mode : 'relaxed';
+  // Tables of 5 levels turn it off, too: xen knows nothing of them (iommu_alloc, unhandled bits of SAGAW).
+  const isPossible = parts.units.every(
+    ({ capabilities: { passThrough, levels } }) => passThrough && !levels.includes(5),
+  );
+  return isPossible ? mode : 'relaxed';
 }
 
 /** One domain in the making. Methods give a negative errno where memory is exhausted or a limit passed. */

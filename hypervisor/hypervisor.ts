@@ -17,6 +17,7 @@ import type { MayTranslation, VtdUnit } from '../passthrough/index.ts';
 import { ControlState, type Crash, crashDomain, type DomainControl, freshDevice, takeCrashes } from './control.ts';
 import { DriverAccess } from './device-access.ts';
 import { placeDeviceMove, stepMoveDevice, testAssign } from './devices/assignment.ts';
+import { giveUpDevice, mayStall, setAnswers, whoIsSilent } from './devices/device-tlbs.ts';
 import { DeviceDma } from './devices/dma.ts';
 import { handleFaults } from './devices/faults.ts';
 import { setBusMaster } from './devices/owners.ts';
@@ -114,6 +115,8 @@ export class Hypervisor {
     const view = (domain: Domid) => control.grantViews[domain] ?? null;
     const crash = (vcpu: Vcpu, domain: Domid, reason: string) => crashDomain(control, { vcpu, domain, reason });
     const hasDevices = (domain: Domid) => control.root.devices.some(({ owner }) => owner === domain);
+    parts.driver.flush.devices.observer = (vcpu, unit, source, domain) =>
+      giveUpDevice(control, { vcpu, unit, source, domain });
     const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, view, hasDevices));
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
@@ -160,8 +163,28 @@ export class Hypervisor {
   /**
    * Does an operation from end to end, the hardware running whenever something waits for it.
    * @throws TypeError, RangeError for what is no operation of this machine; HypervisorBug for our own defects.
+   *   TypeError where it would wait for ever: for a device that does not answer, and the machine is as it was before.
    */
   step(op: Op): OpResult {
+    return this.parts.hasDeviceTlbs && mayStall(this.parts) ? this.#runOrUndo(op) : this.#run(op);
+  }
+
+  #runOrUndo(op: Op): OpResult {
+    const { control, parts } = this;
+    const [root, changes, mark] = [control.root, control.journal.length, parts.heap.mark()];
+    try {
+      return this.#run(op);
+    } catch (error) {
+      parts.heap.rollback(mark);
+      control.root = root;
+      control.journal.length = changes;
+      throw error;
+    } finally {
+      parts.heap.release(mark);
+    }
+  }
+
+  #run(op: Op): OpResult {
     checkOp(op, this.config.vcpus);
     if (!isVcpuOp(op)) {
       // What is added until it is over is its doing, whatever is in flight.
@@ -367,7 +390,10 @@ export class Hypervisor {
     this.parts.pending.record(vcpu)[Pending.phase] = phase;
     const holders = Array.from({ length: this.config.domains }, (_, domain) => this.parts.locks.holder(domain));
     const other = holders.find((holder) => holder >= 0 && holder !== vcpu);
-    const why = other === undefined ? '' : `: vCPU ${other} holds a lock and is in the middle of an operation`;
+    const why =
+      other === undefined
+        ? whoIsSilent(this.control, this.parts)
+        : `: vCPU ${other} holds a lock and is in the middle of an operation`;
     throw new TypeError(`vCPU ${vcpu} cannot go on${why}`);
   }
 
@@ -393,6 +419,8 @@ export class Hypervisor {
         if (!unit) throw new RangeError(`unit ${op.unit}: expected 0 to ${this.parts.units.length - 1}`);
         return { result: Number(unit.step()) };
       }
+      case 'device_tlb':
+        return setAnswers(this.control, this.parts, op);
       default:
         return this.#grantCalls.single(op);
     }

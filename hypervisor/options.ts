@@ -8,8 +8,8 @@ import {
   type CacheShape,
   type Capabilities,
   type CapabilityRegisters,
+  capabilitiesWith,
   type DomainIdSpaces,
-  defaultCapabilities,
   defaultLruShape,
   encodeCapabilities,
   type FlushPolicy,
@@ -426,5 +426,5 @@ export function configure(options: MachineOptions): MachineConfig {
 export function unitRegisters(
   unit: Partial<Extract<UnitDescription, { registers: unknown }>> & { readonly capabilities?: Partial<Capabilities> },
 ): CapabilityRegisters {
-  return unit.registers ?? encodeCapabilities(filled(defaultCapabilities, unit.capabilities));
+  return unit.registers ?? encodeCapabilities(capabilitiesWith(unit.capabilities));
 }

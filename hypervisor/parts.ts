@@ -14,6 +14,8 @@ import {
   DmaInFlight,
   decodeCapabilities,
   IommuDriver,
+  type MemoryLag,
+  memoryLagOf,
   type PciFunction,
   pciFunctions,
   VtdUnit,
@@ -33,7 +35,11 @@ export interface Parts {
   readonly frames: FrameTable;
   readonly dma: DmaInFlight;
   readonly units: readonly VtdUnit[];
+  /** Whether some unit knows device TLBs. */
+  readonly hasDeviceTlbs: boolean;
   readonly adversary: Adversary | null;
+  /** What units do not see of memory yet; null where they all see it as it is. */
+  readonly lag: MemoryLag | null;
   readonly driver: IommuDriver;
   readonly pending: PendingOperations;
   readonly locks: Locks;
@@ -64,13 +70,19 @@ export function makeParts(config: MachineConfig): Parts {
   for (const { firstFrame, frames: count } of config.reservedRegions) reserveFrames(frames, firstFrame, count);
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map(unitRegisters);
-  const dids = Math.max(1, ...registersOf.map((registers) => decodeCapabilities(registers).domainIds));
+  const capabilities = registersOf.map(decodeCapabilities);
+  const dids = Math.max(1, ...capabilities.map(({ domainIds }) => domainIds));
+  const hasDeviceTlbs = capabilities.some(({ deviceTlb }) => deviceTlb);
+  const lag = memoryLagOf(heap, capabilities);
+  if (lag) frames.delayWith(lag);
   const adversary =
     config.caches.kind === 'adversary'
       ? new Adversary(heap, frames, {
           units: Math.max(1, config.units.length),
           mayEntries: config.caches.mayEntries,
           dids,
+          deviceTlbs: hasDeviceTlbs,
+          lag,
         })
       : null;
   const units = registersOf.map((registers, index) => {
@@ -80,7 +92,8 @@ export function makeParts(config: MachineConfig): Parts {
       frames,
       dma,
       registers,
-      capabilities: decodeCapabilities(registers),
+      capabilities: capabilities[index]!,
+      lag,
       caches: adversary
         ? { adversary }
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },
@@ -107,6 +120,7 @@ export function makeParts(config: MachineConfig): Parts {
     // The adversary keeps every way to a table apart: there must not be 512^3 of them.
     ...(adversary ? { quarantineReach: Math.max(config.frames, config.gfns) } : {}),
     domainIds: config.iommu.domainIds,
+    deviceTlbTimeout: config.rules.passthrough.deviceTlbTimeout,
     didsExhausted: Errno[config.rules.passthrough.didsExhausted],
     beyondReach: config.iommu.beyondReach,
     superpages: config.iommu.superpages,
@@ -118,7 +132,9 @@ export function makeParts(config: MachineConfig): Parts {
     frames,
     dma,
     units,
+    hasDeviceTlbs,
     adversary,
+    lag,
     driver,
     pending,
     locks: new Locks(heap, 'grant table locks', domains),

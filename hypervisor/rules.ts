@@ -13,6 +13,8 @@ export interface MemoryRules {
 export interface PassthroughRules {
   /** What an assignment is refused with when no domain id is left. */
   readonly didsExhausted: 'EBUSY' | 'EFAULT';
+  /** What becomes of a device that does not answer an invalidation of its TLB. */
+  readonly deviceTlbTimeout: 'spins' | 'disabled';
 }
 
 /** Decisions of a version. */
@@ -112,6 +114,16 @@ export const ruleFacts: readonly RuleFact[] = [
       EFAULT: 'is refused with -EFAULT (2009: b9c20c7878; before, the id past the last was taken: 61730c75ce)',
     },
   }),
+  fact({
+    field: 'deviceTlbTimeout',
+    sentence: 'a device that does not answer an invalidation of its TLB',
+    values: {
+      spins: 'is waited for, for ever (2021: XSA-373, 7c893abc4e)',
+      disabled:
+        'loses its ATS and is broken, and its domain is crashed, if it is a guest (2016: 1b39e1085c; before, any ' +
+        'wait that took too long was a panic)',
+    },
+  }),
 ];
 
 /** The versions that ship. */
@@ -129,7 +141,7 @@ export const rulePresets = {
       cacheFlush: 'done',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
-    passthrough: { didsExhausted: 'EBUSY' },
+    passthrough: { didsExhausted: 'EBUSY', deviceTlbTimeout: 'spins' },
   },
   /** 4.23-unstable of August 2026, as recorded; with XSA-523 fixed. */
   xen4_23: {
@@ -144,13 +156,14 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'refused' },
-    passthrough: { didsExhausted: 'EBUSY' },
+    passthrough: { didsExhausted: 'EBUSY', deviceTlbTimeout: 'spins' },
   },
   /**
    * The PV passthrough series of May 2008 with the fixes of its first week (61730c75ce). What was otherwise then, too,
    * and is not here: HVM domains could not map grants (b37d30c8fc, 2009); device tables were there only while a device
    * was assigned, and held what the physmap held, whatever a page's type; nothing was in quarantine (for that:
-   * `iommu.quarantine: 'none'`).
+   * `iommu.quarantine: 'none'`); device TLBs were not used (what is said of them is what came
+   * first).
    */
   xen2008: {
     name: 'xen2008',
@@ -164,7 +177,7 @@ export const rulePresets = {
       cacheFlush: 'absent',
     },
     memory: { foreignMapOfGrant: 'by-owner' },
-    passthrough: { didsExhausted: 'EFAULT' },
+    passthrough: { didsExhausted: 'EFAULT', deviceTlbTimeout: 'disabled' },
   },
 } as const satisfies Record<string, Rules>;
 

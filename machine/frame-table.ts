@@ -7,7 +7,7 @@ import { HypervisorBug } from './errors.ts';
 import { FRAME_MAX, type Mfn, PAGE_WORDS } from './frame-number.ts';
 import { FreeSet } from './heap/free-set.ts';
 import type { Heap } from './heap/heap.ts';
-import type { Domid } from './ids.ts';
+import { DOMID_XEN, type Domid } from './ids.ts';
 
 /** What a frame is used for. While the type count is not 0, the type cannot change. xen: PGT_*. */
 export const FrameType = {
@@ -52,6 +52,17 @@ export interface FrameWatcher {
   afterWrite(frame: Mfn, word: number, words: number): void;
 }
 
+/**
+ * Memory that hardware sees later than it is written. Told of what the hypervisor does to frames of its own, before it
+ * is done: an entry is written (`now`: its new words), a page is cleared, what was written goes out of the cache.
+ */
+export interface LateMemory {
+  written(frame: Mfn, word: number, words: number, now: readonly number[]): void;
+  cleared(frame: Mfn): void;
+  writeBack(frame: Mfn, word: number, words: number): void;
+  forget(frame: Mfn): void;
+}
+
 /** How a frame is allocated. `at`: this frame, not the lowest free one. */
 export interface AllocateOptions {
   readonly xenHeap?: boolean;
@@ -73,6 +84,7 @@ export class FrameTable {
   readonly #domains: number;
   readonly #keepsFreed: boolean;
   #watcher: FrameWatcher | null = null;
+  #late: LateMemory | null = null;
 
   constructor(
     heap: Heap,
@@ -128,6 +140,7 @@ export class FrameTable {
     if (!options?.xenHeap) this.#countOwned(owner, 1);
     // Its own pages the hypervisor clears when they are given back.
     else if (this.#keepsFreed && frame < this.ram) this.clearContents(frame as Mfn);
+    if (owner === DOMID_XEN) this.#late?.cleared(frame as Mfn);
     return frame as Mfn;
   }
 
@@ -313,6 +326,7 @@ export class FrameTable {
     if (this.#heap.words[record + REFERENCES] !== 0)
       throw new HypervisorBug('P1', `frame ${frame} freed while referenced`);
     const word = this.#heap.words[record + OWNER]!;
+    if ((word & 0xffff) === DOMID_XEN) this.#late?.forget(frame);
     if ((word & XEN_HEAP) === 0) this.#countOwned(word & 0xffff, -1);
     // The watcher's word stays: hardware may still walk the frame through a stale entry.
     for (let word = 0; word < WATCH; word += 1) this.#heap.write(record + word, 0);
@@ -333,6 +347,16 @@ export class FrameTable {
   /** Who is told of writes to watched frames. */
   watchWith(watcher: FrameWatcher): void {
     this.#watcher = watcher;
+  }
+
+  /** Who is told of writes to the hypervisor's frames, as hardware sees them late. */
+  delayWith(late: LateMemory): void {
+    this.#late = late;
+  }
+
+  /** Writes the cache lines of a frame's words back to memory, for hardware that does not look into the cache. */
+  writeBack(frame: Mfn, word: number, words: number): void {
+    if (this.#late !== null) this.#late.writeBack(frame, word, words);
   }
 
   /** The watcher's own word about a frame; 0 when the frame is not watched. */
@@ -404,6 +428,7 @@ export class FrameTable {
 
   /** Writes 64-bit entry `entry` (0..511) at once. */
   writeEntry(frame: Mfn, entry: number, low: number, high: number): void {
+    if (this.#late !== null && this.owner(frame) === DOMID_XEN) this.#late.written(frame, entry * 2, 2, [low, high]);
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 2, 2);
     this.#heap.writeBlock2(frame, entry * 2, low, high);
@@ -412,6 +437,8 @@ export class FrameTable {
 
   /** Writes 128-bit entry `entry` (0..255) at once, lowest word first. */
   writeWideEntry(frame: Mfn, entry: number, w0: number, w1: number, w2: number, w3: number): void {
+    if (this.#late !== null && this.owner(frame) === DOMID_XEN)
+      this.#late.written(frame, entry * 4, 4, [w0, w1, w2, w3]);
     const watched = this.watchWord(frame) !== 0;
     if (watched) this.#watcher?.beforeWrite(frame, entry * 4, 4);
     this.#heap.writeBlock2(frame, entry * 4, w0, w1);

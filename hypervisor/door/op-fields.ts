@@ -147,6 +147,7 @@ export const OP_FIELDS: OpFields = {
   dma_translate: dma,
   dma_perform: { slot: index },
   hardware: { unit: index },
+  device_tlb: { device, answers: flag },
   tick: { vcpu, nowUs: index },
 };
 

@@ -63,6 +63,8 @@ export type Op =
   | { readonly op: 'dma_perform'; readonly slot: number }
   /** One step of a unit's own: fetch or complete an invalidation. */
   | { readonly op: 'hardware'; readonly unit: number }
+  /** From now on a device's own TLB acknowledges invalidations, or does not. */
+  | { readonly op: 'device_tlb'; readonly device: string; readonly answers: boolean }
   /** Time passes, and a virtual CPU's flush timer is looked at. */
   | { readonly op: 'tick'; readonly vcpu?: number; readonly nowUs: number };
 

@@ -19,6 +19,7 @@ import {
   quarantineDomid,
   quarantineIndex,
 } from './domain-ids.ts';
+import type { DeviceTlbTimeout } from './flush/device-tlb-flush.ts';
 import { FlushEngine } from './flush/flush-engine.ts';
 import { type IdentityRange, QuarantineTables } from './quarantine.ts';
 import { DeviceTables } from './tables/device-tables.ts';
@@ -45,6 +46,8 @@ export interface IommuDriverOptions {
   readonly queuedInvalidation?: boolean;
   /** Devices whose device TLBs are used, in the order in which they are invalidated; left out: none may be. */
   readonly deviceTlbs?: readonly DeviceTlb[];
+  /** What is done about one that does not answer; the driver waits on by default. */
+  readonly deviceTlbTimeout?: DeviceTlbTimeout;
   /** What devices have in quarantine: per endpoint its reserved regions, and whether the rest is a scratch page. */
   readonly quarantine?: { readonly devices: readonly (readonly IdentityRange[])[]; readonly scratch: boolean };
   /** Whose dids are: each unit's own (the default), or the platform's. */
@@ -95,6 +98,7 @@ export class IommuDriver {
       fewestLevels: Math.min(levels, ...this.#levels),
       largestLeaf: options.superpages ? largestLeafOf(units) : 1,
       reclaim: options.reclaimTables ?? false,
+      snoops: units.length > 0 && units.every((unit) => unit.capabilities.snoopControl),
     });
     this.#reach = units.map(({ capabilities }, at) => reachOf(capabilities, this.#levels[at]!));
     this.#refusesUnseen =
@@ -118,7 +122,9 @@ export class IommuDriver {
       reach: options.quarantineReach ?? 512 ** levels,
     });
     this.contexts = new Contexts({
+      heap,
       frames,
+      units,
       levels: this.#levels,
       deviceTlbUnits: units.map((unit) => options.deviceTlbs !== undefined && unit.capabilities.deviceTlb),
       deviceTlbs: options.deviceTlbs ?? [],
@@ -135,6 +141,7 @@ export class IommuDriver {
         vcpus: options.vcpus,
         domains,
         ledgerCapacity: options.ledgerCapacity,
+        deviceTlbTimeout: options.deviceTlbTimeout ?? 'spins',
         ...(options.isIdle ? { isIdle: options.isIdle } : {}),
       },
       options.policy,
@@ -193,6 +200,9 @@ export class IommuDriver {
     const owner = old < 0 ? -1 : ids.domainOf(old);
     if (old >= 0 && owner < 0) return Errno.ESRCH;
     if (old >= 0 && isSameOwner(owner, domain)) return 0;
+    // Who moves a device has reset it before, and what it kept is gone (linux: xen-pciback). The unit does not tell it
+    // to forget: its entry has another did by then. xen: device_in_domain.
+    this.contexts.enableDeviceTlb(unit, source, false);
     const isQuarantined = isQuarantine(domain);
     const levels = this.#levels[unit]!;
     const root = isQuarantined
@@ -202,6 +212,10 @@ export class IommuDriver {
     // An entry that was not present may be cached as such under caching mode, tagged with did 0. VT-d 6.2.2.1.
     const isCached = old >= 0 || this.units[unit]!.capabilities.cachingMode;
     if (isCached) this.flush.requestContextFlush(vcpu, unit, Math.max(old, 0), source);
+    else {
+      this.flush.requestBufferFlush(vcpu, unit);
+      this.contexts.enableDeviceTlb(unit, source, true);
+    }
     if (!isQuarantined) this.tables.setUnits(domain, this.tables.units(domain) | (1 << unit));
     return 0;
   }
@@ -214,6 +228,7 @@ export class IommuDriver {
     const source = device % 0x10000;
     const old = this.contexts.didOf(unit, source);
     if (old < 0) return;
+    this.contexts.enableDeviceTlb(unit, source, false);
     this.contexts.clear(unit, source);
     this.flush.requestContextFlush(vcpu, unit, old, source);
   }

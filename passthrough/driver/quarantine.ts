@@ -3,7 +3,7 @@
 // and sees no faults. xen: intel_iommu_quarantine_init, fill_qpt.
 
 import { Errno } from '../../machine/errno.ts';
-import type { Mfn } from '../../machine/frame-number.ts';
+import { type Mfn, PAGE_WORDS } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
 import { DOMID_IO, DOMID_XEN } from '../../machine/ids.ts';
@@ -155,6 +155,7 @@ class Building {
       if (to < 0) return -1;
       if (to > 0) this.#write(table, entry, to);
     }
+    if (table >= 0) this.#frames.writeBack(table as Mfn, 0, PAGE_WORDS);
     return table;
   }
 
@@ -178,6 +179,7 @@ class Building {
     const table = below < 0 ? -1 : this.#allocate(DOMID_XEN);
     const entries = Math.min(ENTRIES, Math.ceil(this.#options.reach / entryPages(level)));
     for (let entry = 0; table >= 0 && entry < entries; entry += 1) this.#write(table, entry, below);
+    if (table >= 0) this.#frames.writeBack(table as Mfn, 0, PAGE_WORDS);
     this.#scratch[level] = table;
     return table;
   }

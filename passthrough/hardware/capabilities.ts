@@ -42,6 +42,9 @@ export interface CapabilityRegisters {
 /** Byte offset of the first fault record, and of the IOTLB registers, in a unit that this library encodes. */
 const FAULT_RECORD_OFFSET = 0x220;
 const IOTLB_OFFSET = 0xf0;
+/** Bytes of the registers whose places are fixed, as far as every unit has them, and of the two IOTLB registers. */
+const FIXED_REGISTERS = 0xc0;
+const IOTLB_REGISTERS = 16;
 
 /**
  * A common unit: 256 domain ids, 4 levels, superpages, page-selective and queued invalidation, coherent, no caching
@@ -67,6 +70,33 @@ export const defaultCapabilities: Capabilities = Object.freeze({
   snoopControl: false,
 });
 
+/** The capabilities given, and those of a common unit for what is left out, as far as these allow. */
+export function capabilitiesWith(given: Partial<Capabilities> = {}): Capabilities {
+  const set = Object.entries(given).filter(([, value]) => value !== undefined);
+  const all: Capabilities = { ...defaultCapabilities, ...(Object.fromEntries(set) as Partial<Capabilities>) };
+  return {
+    ...all,
+    superpage1g: given.superpage1g ?? all.superpage2m,
+    maxAddressMask: given.maxAddressMask ?? (all.pageSelective ? all.maxAddressMask : 0),
+    addressBits: given.addressBits ?? Math.min(all.addressBits, widestOf(all.levels)),
+  };
+}
+
+/** Bits of an address that tables of the most levels reach. */
+function widestOf(levels: readonly number[]): number {
+  return 12 + 9 * Math.max(3, ...levels);
+}
+
+/** What no unit has one of without the other. VT-d 10.4.2 (SLLPS, MAMV), 10.4.3 (DT). */
+function refuseImpossible(of: Capabilities): void {
+  if (of.superpage1g && !of.superpage2m)
+    throw new RangeError('superpage1g without superpage2m: expected every smaller size, too (CAP.SLLPS)');
+  if (of.maxAddressMask > 0 && !of.pageSelective)
+    throw new RangeError(`maxAddressMask ${of.maxAddressMask} without pageSelective: expected 0 (CAP.MAMV, CAP.PSI)`);
+  if (of.deviceTlb && !of.queuedInvalidation)
+    throw new RangeError('deviceTlb without queuedInvalidation: expected both (ECAP.DT, ECAP.QI)');
+}
+
 /**
  * Register values of a unit with these capabilities.
  * @throws RangeError naming the capability that no unit can have.
@@ -77,10 +107,11 @@ export function encodeCapabilities(of: Capabilities): CapabilityRegisters {
   if (of.levels.length === 0 || of.levels.some((level) => level < 3 || level > 5)) {
     throw new RangeError(`levels ${JSON.stringify(of.levels)}: expected at least one of 3, 4 and 5`);
   }
-  const widest = 12 + 9 * Math.max(...of.levels);
+  const widest = widestOf(of.levels);
   if (of.addressBits < 31 || of.addressBits > widest) {
     throw new RangeError(`addressBits ${of.addressBits}: expected 31 to ${widest}, what its tables reach`);
   }
+  refuseImpossible(of);
   const cap = encode(capability, {
     domains: nd,
     writeBufferFlush: Number(of.writeBufferFlush),
@@ -111,12 +142,17 @@ export function encodeCapabilities(of: Capabilities): CapabilityRegisters {
  * @throws RangeError for values that no working unit shows (xen: vtd/iommu.c, "all ones", ND 7, no usable SAGAW).
  */
 export function decodeCapabilities({ cap, ecap }: CapabilityRegisters): Capabilities {
+  for (const [name, words] of Object.entries({ CAP: cap, ECAP: ecap })) {
+    if (words.every((word) => word >>> 0 === 0xffffffff))
+      throw new RangeError(`${name} is all ones: there is no unit at this address`);
+  }
   const c = decode(capability, cap);
   const e = decode(extendedCapability, ecap);
   if (c.domains === 7) throw new RangeError('CAP.ND is 7, which is reserved');
   const levels = [3, 4, 5].filter((level) => c.supportedWidths & (1 << (level - 2)));
   if (levels.length === 0) throw new RangeError('CAP.SAGAW names no table depth of 3, 4 or 5 levels');
-  return Object.freeze({
+  refuseOverlap(c.faultRecordOffset * 16, (c.faultRecords + 1) * 16, e.iotlbRegisterOffset * 16);
+  const found = Object.freeze({
     domainIds: 2 ** (4 + 2 * c.domains),
     cachingMode: c.cachingMode === 1,
     writeBufferFlush: c.writeBufferFlush === 1,
@@ -125,7 +161,8 @@ export function decodeCapabilities({ cap, ecap }: CapabilityRegisters): Capabili
     superpage2m: (c.superpages & 1) === 1,
     superpage1g: (c.superpages & 2) === 2,
     pageSelective: c.pageSelective === 1,
-    maxAddressMask: c.maxAddressMask,
+    // Of no meaning on a unit without page-selective invalidation.
+    maxAddressMask: c.pageSelective === 1 ? c.maxAddressMask : 0,
     faultRecords: c.faultRecords + 1,
     drainWrites: c.drainWrites === 1,
     drainReads: c.drainReads === 1,
@@ -135,4 +172,23 @@ export function decodeCapabilities({ cap, ecap }: CapabilityRegisters): Capabili
     passThrough: e.passThrough === 1,
     snoopControl: e.snoopControl === 1,
   });
+  refuseImpossible(found);
+  return found;
+}
+
+/** Fault records and IOTLB registers lie where CAP.FRO and ECAP.IRO say: behind the others, and apart. VT-d 10.4. */
+function refuseOverlap(faults: number, length: number, iotlb: number): void {
+  const hex = (offset: number) => `0x${offset.toString(16)}`;
+  const places = [
+    ['fault records (CAP.FRO, CAP.NFR)', faults],
+    ['IOTLB registers (ECAP.IRO)', iotlb],
+  ] as const;
+  for (const [name, at] of places) {
+    if (at < FIXED_REGISTERS)
+      throw new RangeError(
+        `${name} at ${hex(at)}: expected them behind the other registers, from ${hex(FIXED_REGISTERS)}`,
+      );
+  }
+  if (faults < iotlb + IOTLB_REGISTERS && iotlb < faults + length)
+    throw new RangeError(`${places[0][0]} at ${hex(faults)} overlap the ${places[1][0]} at ${hex(iotlb)}`);
 }

@@ -7,6 +7,7 @@ import { Access, faultReasonName, Register } from './registers.ts';
 const OVERFLOW = maskOf(faultStatus, 'overflow');
 const PENDING = maskOf(faultStatus, 'pending');
 const QUEUE_ERROR = maskOf(faultStatus, 'queueError');
+const TIMEOUT = maskOf(faultStatus, 'invalidationTimeout');
 const RECORD_INDEX = maskOf(faultStatus, 'recordIndex');
 const FAULT = 0x80000000;
 const WAS_READ = 0x40000000;
@@ -63,15 +64,31 @@ export class FaultLog {
   /** Software writes ones to FSTS bits to clear them; pending goes when the records are clear. VT-d 10.4.9. */
   clearStatus(bits: number): void {
     const status = this.#heap.words[this.#status]!;
-    this.#heap.write(this.#status, status & ~(bits & (OVERFLOW | QUEUE_ERROR)));
+    this.#heap.write(this.#status, status & ~(bits & (OVERFLOW | QUEUE_ERROR | TIMEOUT)));
   }
 
   queueError(): void {
     this.#heap.write(this.#status, this.#heap.words[this.#status]! | QUEUE_ERROR);
   }
 
+  /** A device TLB did not answer in time. The first of several is named. VT-d 6.5.2.10. */
+  invalidationTimeout(sourceId: number): void {
+    if (!this.timedOut) this.#heap.write(this.#registers + (Register.IQER >> 2) + 1, sourceId);
+    this.#heap.write(this.#status, this.#heap.words[this.#status]! | TIMEOUT);
+  }
+
+  /** Whether a device TLB did not answer in time, and software has not cleared that. */
+  get timedOut(): boolean {
+    return (this.#heap.words[this.#status]! & TIMEOUT) !== 0;
+  }
+
+  /** Source id of that device. */
+  get timeoutSource(): number {
+    return this.#heap.words[this.#registers + (Register.IQER >> 2) + 1]! & 0xffff;
+  }
+
   get queueStopped(): boolean {
-    return (this.#heap.words[this.#status]! & QUEUE_ERROR) !== 0;
+    return (this.#heap.words[this.#status]! & (QUEUE_ERROR | TIMEOUT)) !== 0;
   }
 
   get overflowed(): boolean {

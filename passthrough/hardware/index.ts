@@ -8,15 +8,24 @@ export type { TranslationCaches, TranslationObserver } from './caches/translatio
 export {
   type Capabilities,
   type CapabilityRegisters,
+  capabilitiesWith,
   decodeCapabilities,
   defaultCapabilities,
   encodeCapabilities,
 } from './capabilities.ts';
+export type { DeviceTlbRange, DeviceTlbs } from './device-tlbs.ts';
 export { DmaInFlight, type TranslatedAccess } from './dma.ts';
 export { FaultLog, type FaultView } from './fault-log.ts';
-export { type Invalidation, invalidationOf } from './invalidation-record.ts';
+export {
+  type Invalidation,
+  type InvalidationObserver,
+  invalidationOf,
+  UNIT_COUNTERS,
+  type UnitCounter,
+} from './invalidation-record.ts';
 export { decode, encode, type Field, fieldOf, type Layout, layouts } from './layouts.ts';
+export { type LateEntry, MemoryLag, memoryLagOf } from './memory-lag.ts';
 export { Access, FaultReason, faultReasonName, Register } from './registers.ts';
-export { addressFrame, type Translation, translate } from './translate.ts';
-export { type InvalidationObserver, QUEUE_ENTRIES, UNIT_COUNTERS, type UnitCounter, VtdUnit } from './unit.ts';
+export { addressFrame, requestTranslation, type Translation, translate } from './translate.ts';
+export { QUEUE_ENTRIES, VtdUnit } from './unit.ts';
 export { entryFrame, entryPages, isLeaf, TranslationType } from './walk.ts';

@@ -1,5 +1,7 @@
-// Invalidations as plain records, for comparing what reaches a unit with what is known to reach it.
+// What descriptors come to: what a unit can do of them, and plain records for comparing what reaches a unit with what
+// is known to reach it.
 
+import type { Capabilities } from './capabilities.ts';
 import {
   contextCacheDescriptor,
   decode,
@@ -7,9 +9,59 @@ import {
   fieldOf,
   iotlbDescriptor,
   type Layout,
+  maskOf,
   waitDescriptor,
 } from './layouts.ts';
-import { DescriptorType } from './registers.ts';
+import { DescriptorType, IotlbGranularity } from './registers.ts';
+
+const DRAIN_READS = maskOf(iotlbDescriptor, 'drainReads');
+const DRAIN_WRITES = maskOf(iotlbDescriptor, 'drainWrites');
+
+/**
+ * Told of every invalidation and wait in the order in which a unit takes them: the descriptor's four words, or those
+ * that say the same as a command register. No part of the state.
+ */
+export interface InvalidationObserver {
+  taken(unit: number, w0: number, w1: number, w2: number, w3: number, byRegister: boolean): void;
+}
+
+/** Counters of a unit, unhashed: what it did since it was made. */
+export const UNIT_COUNTERS = [
+  'contextInvalidations',
+  'globalInvalidations',
+  'domainInvalidations',
+  'pageInvalidations',
+  'waits',
+] as const;
+export type UnitCounter = (typeof UNIT_COUNTERS)[number];
+
+/** Whether a descriptor (its first and third word) says something that a unit can do. */
+export function isKnown(unit: Capabilities, pageOrder: number, low: number, third: number): boolean {
+  const type = low & 0xf;
+  if (type === DescriptorType.deviceTlb) return unit.deviceTlb;
+  if (type === DescriptorType.context) return ((low >>> 4) & 3) !== 0;
+  return type === DescriptorType.iotlb && performed(pageOrder, low, third) !== 0;
+}
+
+/**
+ * The granularity that an IOTLB invalidation is carried out with: one of pages is done for the domain by a unit that
+ * does not know pages, and not at all (0) where there are more of them than the unit takes at once: 2^`pageOrder`
+ * (-1: none). VT-d 10.4.8.1.
+ */
+export function performed(pageOrder: number, low: number, third: number): number {
+  const granularity = (low >>> 4) & 3;
+  if (granularity !== IotlbGranularity.page) return granularity;
+  if (pageOrder < 0) return IotlbGranularity.domain;
+  return (third & 0x3f) > pageOrder ? 0 : granularity;
+}
+
+/** What an invalidation waits for: bit 0 writes, bit 1 reads. Only that of the IOTLB does. VT-d 6.5.2.3. */
+export function drainsOf(unit: Capabilities, low: number): number {
+  if ((low & 0xf) !== DescriptorType.iotlb) return 0;
+  const writes = (low & DRAIN_WRITES) !== 0 && unit.drainWrites;
+  const reads = (low & DRAIN_READS) !== 0 && unit.drainReads;
+  return Number(writes) | (Number(reads) << 1);
+}
 
 /** One descriptor, or one command of a register (`via`). `sid` is `bb:dd.f`, or a number in hexadecimal of an ATS. */
 export type Invalidation =

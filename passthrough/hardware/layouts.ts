@@ -180,7 +180,13 @@ export const faultStatus = layout('fault status register', 32, {
   overflow: 0,
   pending: 1,
   queueError: 4,
+  invalidationTimeout: 6,
   recordIndex: [15, 8],
+});
+
+/** VT-d 10.4.22 (invalidation queue error record): the device whose TLB did not answer in time. */
+export const queueErrorRecord = layout('invalidation queue error record', 64, {
+  timeoutSource: [47, 32],
 });
 
 /** Every layout by name, for docs and tests. */
@@ -200,6 +206,7 @@ export const layouts: readonly Layout[] = [
   iotlbCommand,
   invalidateAddress,
   faultStatus,
+  queueErrorRecord,
 ];
 
 /** Field values of an entry: missing ones are 0. */

@@ -1,4 +1,14 @@
-// Offsets of a VT-d unit's registers, in bytes. VT-d 10.4.
+// Offsets of a VT-d unit's registers, in bytes; commands in them as the descriptors that say the same. VT-d 10.4.
+
+import {
+  contextCacheDescriptor,
+  contextCommand,
+  encode,
+  fieldOf,
+  invalidateAddress,
+  iotlbCommand,
+  iotlbDescriptor,
+} from './layouts.ts';
 
 export const Register = {
   VER: 0x00,
@@ -13,6 +23,7 @@ export const Register = {
   IQH: 0x80,
   IQT: 0x88,
   IQA: 0x90,
+  IQER: 0xb0,
 } as const;
 
 /** Words kept per unit: covers the largest offset that CAP.FRO, CAP.NFR and ECAP.IRO can name. */
@@ -53,3 +64,28 @@ export const IotlbGranularity = { global: 1, domain: 2, page: 3 } as const;
 
 /** Types of descriptors in the invalidation queue. VT-d 6.5.2. */
 export const DescriptorType = { context: 1, iotlb: 2, deviceTlb: 3, interruptEntry: 4, wait: 5 } as const;
+
+/** The descriptor that says what the context command register says. VT-d 6.5.1, 10.4.7. */
+export function contextDescriptorOf(command: readonly number[]): number[] {
+  return encode(contextCacheDescriptor, {
+    type: DescriptorType.context,
+    granularity: fieldOf(contextCommand, 'requestedGranularity', command),
+    domainId: fieldOf(contextCommand, 'domainId', command),
+    sourceId: fieldOf(contextCommand, 'sourceId', command),
+    functionMask: fieldOf(contextCommand, 'functionMask', command),
+  });
+}
+
+/** The descriptor that says what the IOTLB registers say. VT-d 6.5.1, 10.4.8. */
+export function iotlbDescriptorOf(command: readonly number[], address: readonly number[]): number[] {
+  return encode(iotlbDescriptor, {
+    type: DescriptorType.iotlb,
+    granularity: fieldOf(iotlbCommand, 'requestedGranularity', command),
+    domainId: fieldOf(iotlbCommand, 'domainId', command),
+    drainReads: fieldOf(iotlbCommand, 'drainReads', command),
+    drainWrites: fieldOf(iotlbCommand, 'drainWrites', command),
+    addressMask: fieldOf(invalidateAddress, 'addressMask', address),
+    invalidationHint: fieldOf(invalidateAddress, 'invalidationHint', address),
+    address: fieldOf(invalidateAddress, 'address', address),
+  });
+}

@@ -3,8 +3,9 @@
 import type { Mfn, Wide } from '../../machine/frame-number.ts';
 import type { Sbdf } from '../../machine/ids.ts';
 import { wideHigh, wideLow } from '../../machine/wide.ts';
-import { Access, type FaultReason, faultReasonName } from './registers.ts';
+import { Access, FaultReason, faultReasonName } from './registers.ts';
 import type { VtdUnit } from './unit.ts';
+import { TranslationType } from './walk.ts';
 
 /** The machine frame that a request reaches, or why it reaches none. */
 export type Translation =
@@ -25,4 +26,15 @@ export function translate(unit: VtdUnit, device: Sbdf, address: Wide, access: 'r
   const found = unit.translate(device % 0x10000, addressFrame(address), Access[access]);
   if (found >= 0) return { frame: found as Mfn };
   return { fault: { reason: -found as FaultReason, name: faultReasonName(-found) } };
+}
+
+/**
+ * A device asks for a translation to keep (ATS): the frame, or minus the reason. Blocked, and that is recorded, unless
+ * the context entry lets the device keep translations. VT-d 4.1.1, 9.3.
+ */
+export function requestTranslation(unit: VtdUnit, sourceId: number, dfn: number, access: Access): number {
+  const type = unit.caches.contextType(sourceId);
+  if (type < 0 || type === TranslationType.tablesAndDeviceTlb) return unit.translate(sourceId, dfn, access);
+  unit.faults.record(FaultReason.requestBlocked, sourceId, dfn, access);
+  return -FaultReason.requestBlocked;
 }

@@ -11,29 +11,35 @@ import { AdversaryCaches } from './caches/adversary-caches.ts';
 import { LruCaches, type LruShape } from './caches/lru-caches.ts';
 import type { TranslationCaches } from './caches/translation-caches.ts';
 import type { Capabilities, CapabilityRegisters } from './capabilities.ts';
+import { DeviceTlbs, deviceTlbRange } from './device-tlbs.ts';
 import type { DmaInFlight } from './dma.ts';
 import { FaultLog } from './fault-log.ts';
 import {
-  contextCacheDescriptor,
-  contextCommand,
-  encode,
-  fieldOf,
-  globalCommand,
-  invalidateAddress,
-  iotlbCommand,
-  iotlbDescriptor,
-  maskOf,
-  waitDescriptor,
-} from './layouts.ts';
-import { type Access, DescriptorType, REGISTER_WORDS, Register } from './registers.ts';
+  drainsOf,
+  type InvalidationObserver,
+  isKnown,
+  performed,
+  UNIT_COUNTERS,
+  type UnitCounter,
+} from './invalidation-record.ts';
+import { globalCommand, iotlbDescriptor, maskOf, waitDescriptor } from './layouts.ts';
+import type { MemoryLag } from './memory-lag.ts';
+import {
+  type Access,
+  contextDescriptorOf,
+  DescriptorType,
+  IotlbGranularity,
+  iotlbDescriptorOf,
+  REGISTER_WORDS,
+  Register,
+} from './registers.ts';
 import { entryFrame } from './walk.ts';
 
 const ENABLE = maskOf(globalCommand, 'translationEnable');
 const SET_ROOT = maskOf(globalCommand, 'setRootTable');
 const QUEUE_ENABLE = maskOf(globalCommand, 'queuedInvalidationEnable');
+const FLUSH_BUFFER = maskOf(globalCommand, 'writeBufferFlush');
 const STATUS_WRITE = maskOf(waitDescriptor, 'statusWrite');
-const DRAIN_READS = maskOf(iotlbDescriptor, 'drainReads');
-const DRAIN_WRITES = maskOf(iotlbDescriptor, 'drainWrites');
 const HINT = maskOf(iotlbDescriptor, 'invalidationHint');
 
 /** Descriptors in the queue: one frame of them. */
@@ -62,9 +68,6 @@ const FROM_QUEUE = 0;
 const FROM_CONTEXT_COMMAND = 1;
 const FROM_IOTLB_COMMAND = 2;
 
-/** Which caches a unit has. */
-export type CacheProfile = { readonly kind: 'adversary' } | { readonly kind: 'lru'; readonly shape: LruShape };
-
 export interface UnitOptions {
   readonly index: number;
   readonly heap: Heap;
@@ -73,25 +76,9 @@ export interface UnitOptions {
   readonly registers: CapabilityRegisters;
   readonly capabilities: Capabilities;
   readonly caches: { readonly adversary: Adversary } | { readonly lru: LruShape };
+  /** What units do not see yet of memory; left out: they see it as it is. */
+  readonly lag?: MemoryLag | null;
 }
-
-/**
- * Told of every invalidation and wait in the order in which a unit takes them: the descriptor's four words, or those
- * that say the same as a command register. No part of the state.
- */
-export interface InvalidationObserver {
-  taken(unit: number, w0: number, w1: number, w2: number, w3: number, byRegister: boolean): void;
-}
-
-/** Counters of a unit, unhashed: what it did since it was made. */
-export const UNIT_COUNTERS = [
-  'contextInvalidations',
-  'globalInvalidations',
-  'domainInvalidations',
-  'pageInvalidations',
-  'waits',
-] as const;
-export type UnitCounter = (typeof UNIT_COUNTERS)[number];
 
 export class VtdUnit {
   readonly index: number;
@@ -100,10 +87,18 @@ export class VtdUnit {
   readonly drains: number;
   readonly caches: TranslationCaches;
   readonly faults: FaultLog;
+  /** The devices that translate ahead; null on a unit that knows no device TLBs. */
+  readonly deviceTlbs: DeviceTlbs | null;
   observer: InvalidationObserver | null = null;
   readonly #heap: Heap;
   readonly #frames: FrameTable;
   readonly #dma: DmaInFlight;
+  readonly #lag: MemoryLag | null;
+  readonly #didMask: number;
+  /** Sticky bits of the command register that it has. */
+  readonly #switches: number;
+  /** The largest address mask that it does page by page; -1: none. */
+  readonly #pageOrder: number;
   readonly #registers: number;
   readonly #own: Uint32Array;
   /** A frame of the hypervisor's for the invalidation queue, if the driver wishes to use it. */
@@ -120,6 +115,10 @@ export class VtdUnit {
     this.#heap = heap;
     this.#frames = frames;
     this.#dma = options.dma;
+    this.#lag = options.lag ?? null;
+    this.#didMask = capabilities.domainIds - 1;
+    this.#pageOrder = capabilities.pageSelective ? capabilities.maxAddressMask : -1;
+    this.#switches = ENABLE | (capabilities.queuedInvalidation ? QUEUE_ENABLE : 0);
     this.#registers = heap.reserve(`unit ${index} registers`, REGISTER_WORDS).base;
     this.#own = heap.reserveTransient(
       [
@@ -150,11 +149,12 @@ export class VtdUnit {
     heap.write(this.#registers + (Register.VER >> 2), 0x10);
     this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
     this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
-    const rootTable = () => heap.words[this.#root]! - 1;
+    this.deviceTlbs = capabilities.deviceTlb ? new DeviceTlbs(heap, index) : null;
+    const common = { unit: index, heap, capabilities, rootTable: () => heap.words[this.#root]! - 1 };
     this.caches =
       'lru' in options.caches
-        ? new LruCaches({ unit: index, heap, frames, capabilities, rootTable, shape: options.caches.lru })
-        : new AdversaryCaches({ unit: index, heap, shared: options.caches.adversary, capabilities, rootTable });
+        ? new LruCaches({ ...common, frames, shape: options.caches.lru, lag: this.#lag })
+        : new AdversaryCaches({ ...common, shared: options.caches.adversary, deviceTlbs: this.deviceTlbs });
   }
 
   counter(name: UnitCounter): number {
@@ -212,7 +212,8 @@ export class VtdUnit {
   #globalCommand(command: number): void {
     const status = this.#registers + (Register.GSTS >> 2);
     const before = this.#heap.words[status]!;
-    let after = ((before & SET_ROOT) | (command & (ENABLE | QUEUE_ENABLE))) >>> 0;
+    let after = ((before & SET_ROOT) | (command & this.#switches)) >>> 0;
+    if ((command & FLUSH_BUFFER) !== 0) this.#lag?.flushBuffer(this.index);
     if ((command & SET_ROOT) !== 0) {
       const root = entryFrame(this.readLow(Register.RTADDR), this.readHigh(Register.RTADDR));
       const old = this.#heap.words[this.#root]! - 1;
@@ -220,7 +221,7 @@ export class VtdUnit {
       this.#heap.write(this.#root, root + 1);
       after |= SET_ROOT;
     }
-    if ((command & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
+    if ((after & QUEUE_ENABLE) !== 0 && (before & QUEUE_ENABLE) === 0) {
       this.#own[HEAD] = 0;
       this.#own[TAIL] = 0;
     }
@@ -241,6 +242,11 @@ export class VtdUnit {
     return (this.#own[TAIL]! - this.#own[HEAD]!) & (QUEUE_ENTRIES - 1);
   }
 
+  /** Whether everything that was submitted is done or given up. */
+  get isAtRest(): boolean {
+    return this.#own[HELD] === 0 && this.queued === 0 && !this.faults.queueStopped;
+  }
+
   /**
    * The frame that the unit finds for a request, or minus a fault reason. Leaves no trace in the fault log.
    * In the profile `adversary` this is the answer of the tables as they are; see `mayTranslate` for all of them.
@@ -259,7 +265,7 @@ export class VtdUnit {
   /** Whether the unit can act. */
   canStep(): boolean {
     if (this.#own[HELD] !== 0) return !this.#drainBlocks();
-    return this.#registerCommandPending() || (this.queueEnabled && this.queued > 0 && !this.faults.queueStopped);
+    return this.#own[COMMANDS] !== 0 || (this.queueEnabled && this.queued > 0 && !this.faults.queueStopped);
   }
 
   /**
@@ -286,36 +292,13 @@ export class VtdUnit {
     return this.#own[HELD_WORDS + word]!;
   }
 
-  #registerCommandPending(): boolean {
-    return this.#own[COMMANDS] !== 0;
-  }
-
   /** Register commands become the descriptor that says the same, so that both paths end in one place. VT-d 6.5.1. */
   #fetchRegisterCommand(): void {
-    if (this.readHigh(Register.CCMD) >>> 31 !== 0) {
-      const words = [this.readLow(Register.CCMD), this.readHigh(Register.CCMD)];
-      const descriptor = encode(contextCacheDescriptor, {
-        type: DescriptorType.context,
-        granularity: fieldOf(contextCommand, 'requestedGranularity', words),
-        domainId: fieldOf(contextCommand, 'domainId', words),
-        sourceId: fieldOf(contextCommand, 'sourceId', words),
-        functionMask: fieldOf(contextCommand, 'functionMask', words),
-      });
-      return this.#hold(descriptor, FROM_CONTEXT_COMMAND);
-    }
-    const words = [this.readLow(this.iotlbRegister), this.readHigh(this.iotlbRegister)];
-    const address = [this.readLow(this.iotlbRegister - 8), this.readHigh(this.iotlbRegister - 8)];
-    const descriptor = encode(iotlbDescriptor, {
-      type: DescriptorType.iotlb,
-      granularity: fieldOf(iotlbCommand, 'requestedGranularity', words),
-      domainId: fieldOf(iotlbCommand, 'domainId', words),
-      drainReads: fieldOf(iotlbCommand, 'drainReads', words),
-      drainWrites: fieldOf(iotlbCommand, 'drainWrites', words),
-      addressMask: fieldOf(invalidateAddress, 'addressMask', address),
-      invalidationHint: fieldOf(invalidateAddress, 'invalidationHint', address),
-      address: fieldOf(invalidateAddress, 'address', address),
-    });
-    this.#hold(descriptor, FROM_IOTLB_COMMAND);
+    const register = (offset: number) => [this.readLow(offset), this.readHigh(offset)];
+    if (this.readHigh(Register.CCMD) >>> 31 !== 0)
+      return this.#hold(contextDescriptorOf(register(Register.CCMD)), FROM_CONTEXT_COMMAND);
+    const { iotlbRegister } = this;
+    this.#hold(iotlbDescriptorOf(register(iotlbRegister), register(iotlbRegister - 8)), FROM_IOTLB_COMMAND);
   }
 
   #hold(words: readonly number[], from: number): void {
@@ -324,6 +307,7 @@ export class VtdUnit {
     for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = words[i]!;
     own[HELD_FROM] = from;
     this.observer?.taken(this.index, words[0]!, words[1]!, words[2]!, words[3]!, true);
+    this.#lag?.flushBuffer(this.index);
     this.caches.fetchInvalidation();
   }
 
@@ -333,17 +317,18 @@ export class VtdUnit {
     const queue = this.#heap.blocks[own[QUEUE_FRAME]!]!;
     const at = head * 4;
     const type = queue[at]! & 0xf;
-    const hasScope = ((queue[at]! >>> 4) & 3) !== 0;
-    if (hasScope && (type === DescriptorType.context || type === DescriptorType.iotlb)) {
-      own[HELD] = 1;
-      for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = queue[at + i]!;
-      own[HELD_FROM] = FROM_QUEUE;
-      this.caches.fetchInvalidation();
-    } else if (type === DescriptorType.wait) {
+    if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
       if ((queue[at]! & STATUS_WRITE) !== 0) this.#writeStatus(queue[at + 1]!, queue[at + 2]!, queue[at + 3]!);
       this.#count(4);
-    } else if (type !== DescriptorType.deviceTlb || !this.capabilities.deviceTlb) {
+    } else if (isKnown(this.capabilities, this.#pageOrder, queue[at]!, queue[at + 2]!)) {
+      own[HELD] = 1;
+      for (let i = 0; i < 4; i += 1) own[HELD_WORDS + i] = queue[at + i]!;
+      own[HELD_FROM] = FROM_QUEUE;
+      this.#lag?.flushBuffer(this.index);
+      if (type === DescriptorType.deviceTlb) this.caches.fetchDeviceTlb();
+      else this.caches.fetchInvalidation();
+    } else {
       // The head stays at the descriptor in error, and the queue stands still until software clears it. VT-d 6.5.2.10.
       return this.faults.queueError();
     }
@@ -356,7 +341,7 @@ export class VtdUnit {
     if (this.#frames.isMemory(frame)) this.#frames.writeWord(frame, (low & 0xffc) >>> 2, data);
   }
 
-  /** Frame that the queue lies in, from the queue address register. */
+  /** Frame that the queue lies in. */
   get queueFrame(): number {
     return this.#own[QUEUE_FRAME]!;
   }
@@ -381,53 +366,79 @@ export class VtdUnit {
   #drainBlocks(): boolean {
     if (this.#dma.isEmpty) return false;
     const low = this.#held(0);
-    if ((low & 0xf) !== DescriptorType.iotlb) return false;
-    const drainReads = (low & DRAIN_READS) !== 0 && this.capabilities.drainReads;
-    const drainWrites = (low & DRAIN_WRITES) !== 0 && this.capabilities.drainWrites;
-    if (!drainReads && !drainWrites) return false;
-    const scope = { granularity: (low >>> 4) & 3, did: low >>> 16, dfn: this.#heldDfn(), order: this.#held(2) & 0x3f };
-    return this.#dma.blocks(this.index, scope, drainReads, drainWrites);
+    const drains = drainsOf(this.capabilities, low);
+    const granularity = performed(this.#pageOrder, low, this.#held(2));
+    if (drains === 0 || granularity === 0) return false;
+    const scope = { granularity, did: this.#heldDid(), dfn: this.#heldDfn(), order: this.#held(2) & 0x3f };
+    return this.#dma.blocks(this.index, scope, (drains & 2) !== 0, (drains & 1) !== 0);
   }
 
   #heldDfn(): number {
     return (this.#held(2) >>> 12) + this.#held(3) * 0x100000;
   }
 
+  /** Bits beyond those that the unit has ids for are ignored. VT-d 6.5.2.1. */
+  #heldDid(): number {
+    return (this.#held(0) >>> 16) & this.#didMask;
+  }
+
   #complete(): void {
-    const own = this.#own;
-    const low = own[HELD_WORDS]!;
-    const granularity = (low >>> 4) & 3;
-    if ((low & 0xf) === DescriptorType.context) {
-      this.caches.invalidateContext(
-        granularity,
-        low >>> 16,
-        own[HELD_WORDS + 1]! & 0xffff,
-        (own[HELD_WORDS + 1]! >>> 16) & 3,
-      );
-      this.#count(0);
+    const low = this.#held(0);
+    const second = this.#held(1);
+    const type = low & 0xf;
+    let granularity = (low >>> 4) & 3;
+    if (type === DescriptorType.deviceTlb) {
+      if (this.deviceTlbs!.isSilent(second & 0xffff)) return this.#timeOut(second & 0xffff);
+      this.caches.invalidateDeviceTlb(second & 0xffff, deviceTlbRange(this.#held(2), this.#held(3)));
+    } else if (type === DescriptorType.context) {
+      if (granularity !== 0) {
+        this.caches.invalidateContext(granularity, this.#heldDid(), second & 0xffff, (second >>> 16) & 3);
+        this.#count(0);
+      }
     } else {
-      const second = own[HELD_WORDS + 2]!;
-      this.caches.invalidateIotlb(granularity, low >>> 16, this.#heldDfn(), second & 0x3f, (second & HINT) !== 0);
-      this.#count(granularity);
+      const third = this.#held(2);
+      granularity = performed(this.#pageOrder, low, third);
+      if (granularity !== 0) {
+        const order = granularity === IotlbGranularity.page ? third & 0x3f : 0;
+        this.caches.invalidateIotlb(granularity, this.#heldDid(), this.#heldDfn(), order, (third & HINT) !== 0);
+        this.#count(granularity);
+      }
     }
     this.#answer(granularity);
     this.#own[HELD] = 0;
   }
 
+  /**
+   * A device did not acknowledge its invalidation in time: that is given up, the waits behind it write nothing, and
+   * the queue stands still until software clears the error. VT-d 6.5.2.10.
+   */
+  #timeOut(sourceId: number): void {
+    const own = this.#own;
+    own[HELD] = 0;
+    this.caches.abandonDeviceTlb();
+    this.faults.invalidationTimeout(sourceId);
+    const queue = this.#heap.blocks[own[QUEUE_FRAME]!]!;
+    while (own[HEAD] !== own[TAIL] && (queue[own[HEAD]! * 4]! & 0xf) === DescriptorType.wait)
+      own[HEAD] = (own[HEAD]! + 1) & (QUEUE_ENTRIES - 1);
+  }
+
+  /** The device whose acknowledgement the unit waits for, or gave up waiting for; -1 when there is none. */
+  get unanswered(): number {
+    if (this.faults.timedOut) return this.faults.timeoutSource;
+    const source = this.#held(1) & 0xffff;
+    if (this.#own[HELD] === 0 || (this.#held(0) & 0xf) !== DescriptorType.deviceTlb) return -1;
+    return this.deviceTlbs!.isSilent(source) ? source : -1;
+  }
+
   /** Register path: clears the command bit and reports the granularity performed. VT-d 6.5.1. */
   #answer(granularity: number): void {
     const from = this.#own[HELD_FROM]!;
-    if (from === FROM_CONTEXT_COMMAND) {
-      const high = this.readHigh(Register.CCMD);
-      this.#write64(Register.CCMD, this.readLow(Register.CCMD), ((high & 0x67ffffff) | (granularity << 27)) >>> 0);
-    } else if (from === FROM_IOTLB_COMMAND) {
-      const high = this.readHigh(this.iotlbRegister);
-      this.#write64(
-        this.iotlbRegister,
-        this.readLow(this.iotlbRegister),
-        ((high & 0x79ffffff) | (granularity << 25)) >>> 0,
-      );
-    }
-    if (from !== FROM_QUEUE) this.#noteCommands();
+    if (from === FROM_QUEUE) return;
+    const isContext = from === FROM_CONTEXT_COMMAND;
+    const register = isContext ? Register.CCMD : this.iotlbRegister;
+    const [rest, shift] = isContext ? [0x67ffffff, 27] : [0x79ffffff, 25];
+    const high = (this.readHigh(register) & rest) | (granularity << shift);
+    this.#write64(register, this.readLow(register), high >>> 0);
+    this.#noteCommands();
   }
 }

@@ -1,13 +1,15 @@
 // The walk through root, context and second-level tables, as the specification lays it down. VT-d 3.4, 3.6.
 
 import type { FrameTable } from '../../machine/frame-table.ts';
+import type { Heap } from '../../machine/heap/heap.ts';
 import type { Capabilities } from './capabilities.ts';
 import { contextEntry, maskOf, secondLevelEntry, shiftOf } from './layouts.ts';
+import type { MemoryLag } from './memory-lag.ts';
 import { Access, FaultReason } from './registers.ts';
 
 export const ENTRY_PERMISSIONS = maskOf(secondLevelEntry, 'read') | maskOf(secondLevelEntry, 'write');
 export const ENTRY_SUPERPAGE = maskOf(secondLevelEntry, 'superpage');
-const ENTRY_SNOOP = maskOf(secondLevelEntry, 'snoop');
+export const ENTRY_SNOOP = maskOf(secondLevelEntry, 'snoop');
 /** Bits that must be 0 in an entry that names a table. */
 export const ENTRY_RESERVED = ENTRY_SUPERPAGE | ENTRY_SNOOP;
 const TRANSLATION_TYPE = maskOf(contextEntry, 'translationType');
@@ -40,6 +42,13 @@ export function isLeaf(level: number, low: number): boolean {
   return level === 1 || (level <= 3 && (low & ENTRY_SUPERPAGE) !== 0);
 }
 
+/** What a unit sees of memory that it sees late. */
+export interface UnitView {
+  readonly unit: number;
+  readonly heap: Heap;
+  readonly lag: MemoryLag;
+}
+
 /**
  * Walks one unit's tables. Results stay in the fields until the next walk, so that nothing is allocated.
  */
@@ -57,22 +66,38 @@ export class TableWalker {
   context2 = 0;
 
   readonly #frames: FrameTable;
+  /** What the unit does not see yet; null: it sees memory as it is. */
+  readonly #view: UnitView | null;
   readonly #levelsMask: number;
   readonly #superpages: number;
   readonly #snoopControl: boolean;
   readonly #passThrough: boolean;
+  readonly #deviceTlb: boolean;
+  /** Bits of a domain id that the unit implements. */
+  readonly #didMask: number;
   /** First device frame beyond reach, by levels of the tables. */
   readonly #limits: readonly number[];
 
-  constructor(frames: FrameTable, capabilities: Capabilities) {
+  constructor(frames: FrameTable, capabilities: Capabilities, view: UnitView | null = null) {
     this.#frames = frames;
+    this.#view = view;
     this.#levelsMask = capabilities.levels.reduce((mask, level) => mask | (1 << level), 0);
     this.#superpages = (capabilities.superpage2m ? 1 << 2 : 0) | (capabilities.superpage1g ? 1 << 3 : 0);
     this.#snoopControl = capabilities.snoopControl;
     this.#passThrough = capabilities.passThrough;
+    this.#deviceTlb = capabilities.deviceTlb;
+    this.#didMask = capabilities.domainIds - 1;
     this.#limits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(
       (levels) => 2 ** (Math.min(capabilities.addressBits, 12 + 9 * levels) - 12),
     );
+  }
+
+  /** A word of a table as the unit sees it. */
+  readWord(frame: number, word: number): number {
+    const view = this.#view;
+    if (view === null) return this.#frames.readWord(frame, word);
+    const seen = view.lag.seen(view.unit, frame, word);
+    return seen === 0 ? this.#frames.readWord(frame, word) : view.heap.words[seen]!;
   }
 
   /** Finds the context entry of a requester. 0, or the fault reason. VT-d 3.4.2, 3.4.3. */
@@ -80,15 +105,15 @@ export class TableWalker {
     const frames = this.#frames;
     if (!frames.isMemory(rootTable)) return FaultReason.rootTableInvalid;
     const bus = (sourceId >>> 8) * 4;
-    const root = frames.readWord(rootTable, bus);
+    const root = this.readWord(rootTable, bus);
     if ((root & 1) === 0) return FaultReason.rootNotPresent;
     if ((root & 0xffe) !== 0) return FaultReason.rootReserved;
-    const table = entryFrame(root, frames.readWord(rootTable, bus + 1));
+    const table = entryFrame(root, this.readWord(rootTable, bus + 1));
     if (!frames.isMemory(table)) return FaultReason.contextTableInvalid;
     const at = (sourceId & 0xff) * 4;
-    this.context0 = frames.readWord(table, at);
-    this.context1 = frames.readWord(table, at + 1);
-    this.context2 = frames.readWord(table, at + 2);
+    this.context0 = this.readWord(table, at);
+    this.context1 = this.readWord(table, at + 1);
+    this.context2 = this.readWord(table, at + 2);
     return this.checkContext();
   }
 
@@ -97,9 +122,9 @@ export class TableWalker {
     if ((this.context0 & 1) === 0) return FaultReason.contextNotPresent;
     if ((this.context0 & 0xff0) !== 0) return FaultReason.contextReserved;
     const type = (this.context0 & TRANSLATION_TYPE) >>> TRANSLATION_TYPE_SHIFT;
-    if (type === TranslationType.reserved || (type === TranslationType.passThrough && !this.#passThrough)) {
-      return FaultReason.contextInvalid;
-    }
+    if (type === TranslationType.reserved) return FaultReason.contextInvalid;
+    if (type === TranslationType.passThrough && !this.#passThrough) return FaultReason.contextInvalid;
+    if (type === TranslationType.tablesAndDeviceTlb && !this.#deviceTlb) return FaultReason.contextInvalid;
     return this.#levelsMask & (1 << this.contextLevels()) ? 0 : FaultReason.contextInvalid;
   }
 
@@ -111,8 +136,9 @@ export class TableWalker {
     return (this.context2 & ADDRESS_WIDTH) + 2;
   }
 
+  /** Bits beyond those that the unit has ids for are ignored. VT-d 9.3. */
   contextDid(): number {
-    return (this.context2 >>> DOMAIN_ID_SHIFT) & 0xffff;
+    return (this.context2 >>> DOMAIN_ID_SHIFT) & this.#didMask;
   }
 
   contextTable(): number {
@@ -130,12 +156,13 @@ export class TableWalker {
    */
   walk(table: number, level: number, dfn: number, access: Access): number {
     const frames = this.#frames;
+    const isLate = this.#view !== null;
     this.reads = 0;
     for (let at = table, depth = level; depth >= 1; depth -= 1) {
       if (!frames.isMemory(at)) return FaultReason.nextTableInvalid;
       const word = tableIndex(dfn, depth) * 2;
-      const low = frames.readWord(at, word);
-      const high = frames.readWord(at, word + 1);
+      const low = isLate ? this.readWord(at, word) : frames.readWord(at, word);
+      const high = isLate ? this.readWord(at, word + 1) : frames.readWord(at, word + 1);
       this.reads += 1;
       if ((low & access) === 0)
         return access === Access.write ? FaultReason.writeNotPermitted : FaultReason.readNotPermitted;

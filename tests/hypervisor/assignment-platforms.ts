@@ -1,6 +1,7 @@
 // Platforms of one to four units, each with capabilities of its own, and moves of devices among many guests.
 
 import { fc } from '@fast-check/vitest';
+import type { VcpuOp } from '../../hypervisor/door/vcpu-ops.ts';
 import { type Hypervisor, type Op, Progress } from '../../hypervisor/index.ts';
 import { AssignmentMachine, type AssignmentOptions, CPU, QUARANTINE } from './assignment-machine.ts';
 
@@ -17,15 +18,15 @@ const BEHIND_BRIDGE = [
   { device: '0000:04:02.0', type: 'pci-endpoint' },
 ] as const;
 const ENDPOINTS = [
-  { device: '0000:07:00.0', type: 'endpoint' },
+  { device: '0000:07:00.0', type: 'endpoint', ats: true },
   { device: '0000:00:05.0', type: 'pci-endpoint' },
   { device: '0000:00:06.0', type: 'pci-endpoint' },
   { device: '0000:01:00.0', type: 'endpoint', ats: true },
-  { device: '0000:07:00.1', type: 'endpoint' },
-  { device: '0000:07:00.2', type: 'endpoint' },
+  { device: '0000:07:00.1', type: 'endpoint', ats: true },
+  { device: '0000:07:00.2', type: 'endpoint', ats: true },
   { device: '0000:07:00.3', type: 'endpoint' },
 ] as const;
-const MOVABLE = [...ENDPOINTS, ...BEHIND_BRIDGE.slice(1)].map(({ device }) => device);
+export const MOVABLE = [...ENDPOINTS, ...BEHIND_BRIDGE.slice(1)].map(({ device }) => device);
 
 const device = fc.constantFrom(...MOVABLE);
 const assign = fc.record({ op: fc.constant('assign_device' as const), device, domain: fc.nat({ max: DOMAINS - 1 }) });
@@ -52,13 +53,20 @@ export const moves: fc.Arbitrary<readonly MoveOp[]> = fc
   .tuple(fc.boolean(), fc.array(move, { minLength: 1, maxLength: 20 }))
   .map(([isCrowded, random]) => (isCrowded ? [...crowd, ...random] : random));
 
-const unit = fc.record({
-  cachingMode: fc.boolean(),
-  domainIds: fc.oneof({ weight: 4, arbitrary: fc.constant(16) }, fc.constant(64), fc.constant(65536)),
-  levels: fc.constantFrom([4], [3, 4]),
-  pageSelective: fc.boolean(),
-  deviceTlb: fc.boolean(),
-});
+const unit = fc
+  .record({
+    cachingMode: fc.boolean(),
+    domainIds: fc.oneof({ weight: 4, arbitrary: fc.constant(16) }, fc.constant(64), fc.constant(65536)),
+    levels: fc.constantFrom([4], [3, 4]),
+    pageSelective: fc.boolean(),
+    maxAddressMask: fc.constantFrom(0, 9, 18),
+    deviceTlb: fc.boolean(),
+    coherent: fc.boolean(),
+    writeBufferFlush: fc.boolean(),
+    snoopControl: fc.boolean(),
+    superpage2m: fc.boolean(),
+  })
+  .map((of) => ({ ...of, maxAddressMask: of.pageSelective ? of.maxAddressMask : 0 }));
 
 export const platforms: fc.Arbitrary<AssignmentOptions> = fc
   .record({
@@ -92,7 +100,7 @@ export function machineOf(options: AssignmentOptions): Hypervisor {
 }
 
 /** The operation by its micro-steps, the hardware running when nothing else can go on; `between` looks at each state. */
-export function inPieces(machine: Hypervisor, op: MoveOp, between: () => void = () => {}): number {
+export function inPieces(machine: Hypervisor, op: VcpuOp, between: () => void = () => {}): number {
   const vcpu = machine.begin(op);
   if (typeof vcpu !== 'number') return vcpu.result;
   for (let progress = machine.microStep(CPU); progress !== Progress.done; progress = machine.microStep(CPU)) {

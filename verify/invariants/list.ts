@@ -42,6 +42,7 @@ import {
   reachIsAuthorised,
   tablesAreBeyondDevices,
 } from './reach-invariants.ts';
+import { completionsAreTaken, deviceTlbsFollowTheirUnit, writesAreSeen } from './unit-invariants.ts';
 
 /** In the order of their ids. */
 export const invariants: readonly Invariant[] = [
@@ -57,7 +58,9 @@ export const invariants: readonly Invariant[] = [
   entriesFollowOwners,
   unitsFollowDevices,
   nothingStaleIsForgotten,
+  completionsAreTaken,
   contextsAreFlushed,
+  deviceTlbsFollowTheirUnit,
   pinsAreLiveHalves,
   usageFollowsPins,
   pinnedFramesAreOwned,
@@ -73,6 +76,7 @@ export const invariants: readonly Invariant[] = [
   tablesAreBeyondDevices,
   referencesAreHeld,
   waysBackAgree,
+  writesAreSeen,
   entriesFitUnits,
 ];
 

@@ -4,21 +4,20 @@
 // piece: one descriptor, one wait descriptor, or the end of a wait. A step that cannot go on says so and changes
 // nothing.
 
-import { alignDown, type Dfn, type Mfn } from '../../../machine/frame-number.ts';
+import type { Dfn, Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
-import type { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid, Vcpu } from '../../../machine/ids.ts';
 import { Progress } from '../../../machine/pending.ts';
 import { highWord, joinWords, nextBit } from '../../../machine/wide.ts';
-import type { VtdUnit } from '../../hardware/index.ts';
+import type { Capabilities, VtdUnit } from '../../hardware/index.ts';
 import type { Flush, FlushPolicy, Release, Structure } from '../../policy/flush-policy.ts';
-import type { Clock } from '../clock.ts';
-import type { Contexts } from '../contexts.ts';
 import type { DomainIds } from '../domain-ids.ts';
 import type { DeviceTables } from '../tables/device-tables.ts';
 import { ChangeInMaking, rightsOf } from './access-change.ts';
+import { DeviceTlbFlush } from './device-tlb-flush.ts';
+import type { FlushEngineOptions } from './engine-options.ts';
 import { FlushLedger } from './flush-ledger.ts';
-import { hasRoom, isRegisterIdle, submitContext, submitDeviceTlb, submitIotlb, Waits } from './invalidation.ts';
+import { flushBuffer, hasRoom, isRegisterIdle, submitContext, submitIotlb, Waits } from './invalidation.ts';
 import { VcpuFlush } from './vcpu-flush.ts';
 
 // Words per virtual CPU: how many requests there are and the next of them, the next unit; whether a wait is wanted.
@@ -33,7 +32,9 @@ const PHASE = 5;
 const AWAITED = 6;
 /** The first device TLB that the request in hand has not come to. */
 const DEVICE_TLB = 7;
-const REQUESTS = 8;
+/** Units whose write buffer may hold changes that no invalidation has taken along. */
+const BUFFERS = 8;
+const REQUESTS = 9;
 // A request: its kind, the domain with the order above it, the device frame.
 const REQUEST_WORDS = 4;
 const KIND = 0;
@@ -42,6 +43,18 @@ const DFN_LOW = 2;
 const DFN_HIGH = 3;
 const REQUESTS_MAX = 62;
 
+const PAGE = 3;
+const DOMAIN = 2;
+const GLOBAL = 1;
+const LEAVES_ONLY = 0x100;
+/** A wait was asked for before the next request: this one is waited for by itself. */
+const AWAITED_ALONE = 0x200;
+/** It concerns entries that were absent: units that do not cache those are passed over. */
+const ABSENT_ONLY = 0x400;
+/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
+const CONTEXT_OF = 4;
+const IOTLB_OF = 5;
+
 const SUBMIT = 0;
 const SUBMIT_WAITS = 1;
 const WAIT = 2;
@@ -49,47 +62,25 @@ const WAIT = 2;
 const SUBMIT_OWN_WAIT = 3;
 const OWN_WAIT = 4;
 
-const PAGE = 3;
-const DOMAIN = 2;
-const GLOBAL = 1;
-const LEAVES_ONLY = 0x100;
-/** A wait was asked for before the next request: this one is waited for by itself. */
-const AWAITED_ALONE = 0x200;
-/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
-const CONTEXT_OF = 4;
-const IOTLB_OF = 5;
-
 const NOTHING: readonly number[] = [];
-
-export interface FlushEngineOptions {
-  readonly heap: Heap;
-  readonly frames: FrameTable;
-  readonly clock: Clock;
-  readonly units: readonly VtdUnit[];
-  readonly ids: readonly DomainIds[];
-  readonly tables: DeviceTables;
-  readonly contexts: Contexts;
-  readonly vcpus: number;
-  readonly domains: number;
-  readonly ledgerCapacity: number;
-  /** Whether a virtual CPU is in the middle of no operation. */
-  readonly isIdle?: (vcpu: number) => boolean;
-}
 
 export class FlushEngine {
   readonly ledger: FlushLedger;
   readonly waits: Waits;
+  readonly devices: DeviceTlbFlush;
   policy: FlushPolicy;
   release: Release;
   readonly #frames: FrameTable;
   readonly #units: readonly VtdUnit[];
   readonly #ids: readonly DomainIds[];
   readonly #tables: DeviceTables;
-  readonly #contexts: Contexts;
   readonly #states: readonly Uint32Array[];
   readonly #change = new ChangeInMaking();
   readonly #flushes: readonly Flush[];
   readonly #cachingUnits: number;
+  readonly #bufferedUnits: number;
+  /** Whether the change that the policy is shown is of absent entries only. */
+  #isAbsentOnly = false;
   readonly #allUnits: number;
 
   constructor(options: FlushEngineOptions, policy: FlushPolicy, release: Release) {
@@ -98,7 +89,6 @@ export class FlushEngine {
     this.#units = options.units;
     this.#ids = options.ids;
     this.#tables = options.tables;
-    this.#contexts = options.contexts;
     this.ledger = new FlushLedger(heap, options.clock, {
       vcpus: options.vcpus,
       domains: options.domains,
@@ -124,10 +114,11 @@ export class FlushEngine {
     this.policy = policy;
     this.release = release;
     this.#flushes = Array.from({ length: options.vcpus }, (_, vcpu) => new VcpuFlush(this, vcpu as Vcpu));
-    this.#cachingUnits = options.units.reduce(
-      (mask, unit) => (unit.capabilities.cachingMode ? mask | (1 << unit.index) : mask),
-      0,
-    );
+    const maskOf = (has: (of: Capabilities) => boolean) =>
+      options.units.reduce((mask, unit) => (has(unit.capabilities) ? mask | (1 << unit.index) : mask), 0);
+    this.#cachingUnits = maskOf(({ cachingMode }) => cachingMode);
+    this.#bufferedUnits = maskOf(({ writeBufferFlush }) => writeBufferFlush);
+    this.devices = new DeviceTlbFlush({ ...options, onTimeout: options.deviceTlbTimeout });
   }
 
   /** Whether device frames have a removal that was not flushed. */
@@ -166,32 +157,22 @@ export class FlushEngine {
     change.structure = structure;
     change.absentMayBeCached = (units & this.#cachingUnits) !== 0;
     change.pendingRemoval = before === 0 && this.isPending(domain, dfn, order);
-    for (let at = 0; at < dropped.length; at += 1) this.#unhooked(vcpu, domain, dfn, dropped[at]!);
+    for (let at = 0; at < dropped.length; at += 1) {
+      this.#makeRoom(vcpu);
+      this.ledger.droppedTable(vcpu, domain, dfn, dropped[at]!);
+    }
     if (frameChanged || (before & ~after) !== 0) {
       this.#makeRoom(vcpu);
       this.ledger.removed(vcpu, domain, dfn, order);
     }
+    this.#isAbsentOnly = before === 0 && structure === 'none' && !change.pendingRemoval;
+    if (this.#bufferedUnits !== 0) this.#states[vcpu]![BUFFERS]! |= units & this.#bufferedUnits;
     this.policy.change(change, this.#flushes[vcpu]!);
+    this.#isAbsentOnly = false;
   }
 
-  #unhooked(vcpu: Vcpu, domain: Domid, dfn: Dfn, table: number): void {
-    const level = table & 7;
-    const order = 9 * level;
-    const first = alignDown(dfn, order) as Dfn;
-    this.#makeRoom(vcpu);
-    this.ledger.unhooked(vcpu, domain, first, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
-  }
-
-  /**
-   * A policy that never flushes fills the queue. Where nothing waits for its removals the oldest is forgotten; where
-   * something does, forgetting one would release it unflushed.
-   */
   #makeRoom(vcpu: Vcpu): void {
-    if (!this.ledger.isFull(vcpu)) return;
-    if (this.release === 'onReturn' && this.ledger.dropOldest(vcpu)) return;
-    throw new RangeError(
-      `policy ${this.policy.name}: ${this.ledger.capacity} removals on vCPU ${vcpu} were never flushed`,
-    );
+    if (this.ledger.isFull(vcpu)) this.ledger.makeRoom(vcpu, this.release === 'onReturn', this.policy.name);
   }
 
   /** Holds a completion back until everything removed before it is flushed. */
@@ -231,8 +212,10 @@ export class FlushEngine {
   }
 
   requestPage(vcpu: Vcpu, domain: Domid, dfn: Dfn, order: number, leavesOnly: boolean): void {
-    if (this.#tables.units(domain) !== 0)
-      this.request(vcpu, leavesOnly ? PAGE | LEAVES_ONLY : PAGE, domain, dfn, order);
+    if (this.#tables.units(domain) === 0) return;
+    const { domain: of, dfn: at, order: by } = this.#change;
+    const isAbsent = this.#isAbsentOnly && of === domain && at === dfn && by === order;
+    this.request(vcpu, PAGE | (leavesOnly ? LEAVES_ONLY : 0) | (isAbsent ? ABSENT_ONLY : 0), domain, dfn, order);
   }
 
   requestDomain(vcpu: Vcpu, domain: Domid): void {
@@ -249,7 +232,12 @@ export class FlushEngine {
    */
   requestContextFlush(vcpu: Vcpu, unit: number, did: number, sourceId: number): void {
     this.request(vcpu, CONTEXT_OF, did, sourceId, unit);
-    this.request(vcpu, IOTLB_OF, did, 0, unit);
+    this.request(vcpu, IOTLB_OF, did, sourceId, unit);
+  }
+
+  /** What was written for a unit reaches it, by an invalidation or by command. xen: iommu_flush_write_buffer. */
+  requestBufferFlush(vcpu: Vcpu, unit: number): void {
+    this.#states[vcpu]![BUFFERS]! |= this.#bufferedUnits & (1 << unit);
   }
 
   requestWait(vcpu: Vcpu): void {
@@ -264,7 +252,7 @@ export class FlushEngine {
   /** Whether anything is left to carry out on this CPU. */
   isIdle(vcpu: Vcpu): boolean {
     const state = this.#states[vcpu]!;
-    return state[COUNT] === 0 && state[WAIT_WANTED] === 0 && state[PHASE] === SUBMIT;
+    return state[COUNT] === 0 && state[WAIT_WANTED] === 0 && state[PHASE] === SUBMIT && state[BUFFERS] === 0;
   }
 
   /** Carries out one piece of what was asked for on this CPU. */
@@ -277,6 +265,7 @@ export class FlushEngine {
     if (phase === OWN_WAIT) return this.#ownWait(vcpu, state);
     const count = state[COUNT]!;
     if (count > 0) return this.#submit(vcpu, state, count);
+    if (state[BUFFERS] !== 0) this.#flushBuffers(state);
     if (state[WAIT_WANTED] === 0) return Progress.done;
     const first = nextBit(state[TOUCHED]!, 0);
     if (first >= 0 && !this.waits.canSubmit(first)) return Progress.blocked;
@@ -286,6 +275,13 @@ export class FlushEngine {
     return this.#submitWaits(vcpu, state);
   }
 
+  /** Buffers that no invalidation has flushed since they were written to. VT-d 10.4.4. */
+  #flushBuffers(state: Uint32Array): void {
+    const buffers = state[BUFFERS]!;
+    for (let unit = nextBit(buffers, 0); unit >= 0; unit = nextBit(buffers, unit + 1)) flushBuffer(this.#units[unit]!);
+    state[BUFFERS] = 0;
+  }
+
   #submit(vcpu: Vcpu, state: Uint32Array, count: number): Progress {
     const next = state[NEXT]!;
     const at = REQUESTS + next * REQUEST_WORDS;
@@ -293,14 +289,14 @@ export class FlushEngine {
     const domain = (state[at + DOMAIN_ORDER]! & 0xffff) as Domid;
     const order = state[at + DOMAIN_ORDER]! >>> 16;
     const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!) as Dfn;
-    const mask = this.#unitsOf(kind & 0xff, domain, order);
+    const mask = this.#unitsOf(kind, domain, order);
     const first = state[UNIT]!;
     const unit = nextBit(mask, first);
     const on = unit < 0 ? null : this.#units[unit]!;
     if (on && (!isRegisterIdle(on) || !hasRoom(on))) return Progress.blocked;
     // What was removed before the first unit is told is covered on all of them; what comes later may not be.
     const by = kind & 0xff;
-    if (first === 0 && by <= PAGE) {
+    if (first === 0 && by <= PAGE && (kind & ABSENT_ONLY) === 0) {
       const from = by === PAGE ? dfn : -1;
       this.ledger.cover(vcpu, by === GLOBAL ? -1 : domain, from, order, (kind & LEAVES_ONLY) !== 0);
     }
@@ -308,6 +304,7 @@ export class FlushEngine {
       state[UNIT] = unit + 1;
       if (this.#submitTo(on, kind, domain, dfn, order)) {
         state[TOUCHED] = state[TOUCHED]! | (1 << unit);
+        state[BUFFERS] = state[BUFFERS]! & ~(1 << unit);
         if (this.#isAwaitedAtOnce(unit, kind, domain)) {
           state[PHASE] = SUBMIT_OWN_WAIT;
           state[DEVICE_TLB] = 0;
@@ -324,7 +321,7 @@ export class FlushEngine {
     }
     state[COUNT] = 0;
     state[NEXT] = 0;
-    return state[WAIT_WANTED] === 0 ? Progress.done : Progress.more;
+    return state[WAIT_WANTED] === 0 && state[BUFFERS] === 0 ? Progress.done : Progress.more;
   }
 
   /**
@@ -336,12 +333,12 @@ export class FlushEngine {
     return this.#nextDeviceTlb(unit, kind, domain, 0) >= 0;
   }
 
-  /** The next device TLB that a request on a unit concerns; -1 when there is none. */
+  /** The next device TLB that a request on a unit concerns; -1: none. */
   #nextDeviceTlb(unit: number, kind: number, domain: number, from: number): number {
     const by = kind & 0xff;
-    if (by === CONTEXT_OF || !this.#contexts.hasDeviceTlbs) return -1;
-    const did = by === GLOBAL ? -1 : by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid);
-    return this.#contexts.nextDeviceTlb(unit, did, from);
+    if (by === CONTEXT_OF || !this.devices.areThere) return -1;
+    if (by === GLOBAL) return this.devices.next(unit, -1, from);
+    return this.devices.next(unit, by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid), from);
   }
 
   /** xen: queue_invalidate_wait, after each invalidation. By register the command itself says when it is done. */
@@ -356,33 +353,42 @@ export class FlushEngine {
   /** What the unit was sent is complete: the device TLBs come next, one by one. */
   #ownWait(vcpu: Vcpu, state: Uint32Array): Progress {
     const unit = state[UNIT]! - 1;
-    if (!this.waits.isOver(vcpu, unit)) return Progress.blocked;
+    if (!this.waits.isOver(vcpu, unit)) return this.#recover(vcpu, unit, state[DEVICE_TLB]! - 1);
     state[TOUCHED] = state[TOUCHED]! & ~(1 << unit);
     const at = REQUESTS + state[NEXT]! * REQUEST_WORDS;
     const kind = state[at + KIND]!;
     const device = this.#nextDeviceTlb(unit, kind, state[at + DOMAIN_ORDER]! & 0xffff, state[DEVICE_TLB]!);
     state[PHASE] = device < 0 ? SUBMIT : SUBMIT_OWN_WAIT;
     if (device < 0) {
+      if ((kind & 0xff) === IOTLB_OF) this.devices.attached(unit, state[at + DFN_LOW]!);
       if ((kind & AWAITED_ALONE) !== 0 && this.#isLastUnit(state, at)) this.ledger.flushed(vcpu);
       return Progress.more;
     }
     const dfn = joinWords(state[at + DFN_LOW]!, state[at + DFN_HIGH]!);
     const order = (kind & 0xff) === PAGE ? state[at + DOMAIN_ORDER]! >>> 16 : -1;
-    submitDeviceTlb(this.#frames, this.#units[unit]!, this.#contexts.deviceTlbSource(device), dfn, order);
+    this.devices.tell(unit, device, dfn, order);
     state[DEVICE_TLB] = device + 1;
     return Progress.more;
+  }
+
+  /** A wait that is not over may never be, since a device did not answer: that is given up, or the wait repeated. */
+  #recover(vcpu: Vcpu, unit: number, device: number): Progress {
+    if (!this.devices.givesUp) return Progress.blocked;
+    return this.devices.giveUp(vcpu, unit, device) || this.waits.repeat(vcpu, unit) ? Progress.more : Progress.blocked;
   }
 
   /** Whether every unit that a request concerns was told, and nothing else is without a wait. */
   #isLastUnit(state: Uint32Array, at: number): boolean {
     const domain = (state[at + DOMAIN_ORDER]! & 0xffff) as Domid;
-    const mask = this.#unitsOf(state[at + KIND]! & 0xff, domain, state[at + DOMAIN_ORDER]! >>> 16);
+    const mask = this.#unitsOf(state[at + KIND]!, domain, state[at + DOMAIN_ORDER]! >>> 16);
     return nextBit(mask, state[UNIT]!) < 0 && state[TOUCHED] === 0;
   }
 
   #unitsOf(kind: number, domain: Domid, order: number): number {
-    if (kind === GLOBAL) return this.#allUnits;
-    return kind >= CONTEXT_OF ? 1 << order : this.#tables.units(domain);
+    const by = kind & 0xff;
+    if (by === GLOBAL) return this.#allUnits;
+    const units = by >= CONTEXT_OF ? 1 << order : this.#tables.units(domain);
+    return (kind & ABSENT_ONLY) === 0 ? units : units & this.#cachingUnits;
   }
 
   /** One request on one unit. Ids resolve here, at the drain: the unit's own did, if the domain still has one. */
@@ -417,7 +423,7 @@ export class FlushEngine {
   #wait(vcpu: Vcpu, state: Uint32Array): Progress {
     const awaited = state[AWAITED]!;
     for (let unit = nextBit(awaited, 0); unit >= 0; unit = nextBit(awaited, unit + 1)) {
-      if (!this.waits.isOver(vcpu, unit)) return Progress.blocked;
+      if (!this.waits.isOver(vcpu, unit)) return this.#recover(vcpu, unit, -1);
     }
     state[TOUCHED] = state[TOUCHED]! & ~awaited;
     state[AWAITED] = 0;

@@ -7,7 +7,7 @@
 // A table that was taken out is a record, too: it is freed when an invalidation has reached what led to it, whatever
 // the release, and nothing else waits for it.
 
-import { type Dfn, type Mfn, pagesOf } from '../../../machine/frame-number.ts';
+import { alignDown, type Dfn, type Mfn, pagesOf } from '../../../machine/frame-number.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid } from '../../../machine/ids.ts';
 import { highWord, joinWords } from '../../../machine/wide.ts';
@@ -362,6 +362,22 @@ export class FlushLedger {
     const queue = this.#queues[vcpu]!;
     queue[name - this.#name(vcpu, 0) + FLAGS]! &= ~HELD;
     this.#trim(queue);
+  }
+
+  /** A table was taken out with a change at `dfn`: the table x 16, its level, 8 when there are tables below it. */
+  droppedTable(vcpu: number, domain: Domid, dfn: Dfn, table: number): void {
+    const level = table & 7;
+    const order = 9 * level;
+    this.unhooked(vcpu, domain, alignDown(dfn, order) as Dfn, order, (table >>> 4) as Mfn, level, (table & 8) !== 0);
+  }
+
+  /**
+   * A policy that never flushes fills the queue. Where nothing waits for its removals the oldest is forgotten; where
+   * something does, forgetting one would release it unflushed.
+   */
+  makeRoom(vcpu: number, mayForget: boolean, policy: string): void {
+    if (mayForget && this.dropOldest(vcpu)) return;
+    throw new RangeError(`policy ${policy}: ${this.capacity} removals on vCPU ${vcpu} were never flushed`);
   }
 
   /**

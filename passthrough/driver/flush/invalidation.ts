@@ -17,6 +17,9 @@ const DEVICE_TLB = 3;
 /** Wait: status write and fence, no interrupt, status data 1. */
 const WAIT = 5 | (1 << 5) | (1 << 6);
 
+/** GCMD.WBF. */
+const WRITE_BUFFER_FLUSH = 1 << 27;
+
 /** Whether the unit's command registers are free. Always so when it has a queue. */
 export function isRegisterIdle(unit: VtdUnit): boolean {
   if (unit.queueEnabled) return true;
@@ -62,6 +65,11 @@ export function submitIotlb(
   }
   unit.writeRegister(unit.iotlbRegister - 8, addressLow, addressHigh);
   unit.writeRegister(unit.iotlbRegister, 0, (0x80000000 | (by << 28) | (drains << 16) | did) >>> 0);
+}
+
+/** Flushes the unit's write buffer by command. xen: iommu_flush_write_buffer. */
+export function flushBuffer(unit: VtdUnit): void {
+  unit.writeRegister(Register.GCMD, (unit.readLow(Register.GSTS) | WRITE_BUFFER_FLUSH) >>> 0);
 }
 
 /** Submits a context-cache invalidation of one device, tagged with the did of the old entry. */
@@ -120,6 +128,17 @@ export class Waits {
   isOver(vcpu: Vcpu, unit: number): boolean {
     const on = this.#units[unit]!;
     return on.queueEnabled ? this.#frames.readWord(this.#status, this.#word(vcpu, unit)) === 1 : isRegisterIdle(on);
+  }
+
+  /**
+   * Submits a CPU's wait again that will never be over, as the unit gave it up with the device TLB before it. False
+   * when it may yet be.
+   */
+  repeat(vcpu: Vcpu, unit: number): boolean {
+    const on = this.#units[unit]!;
+    if (!on.queueEnabled || !on.isAtRest || this.isOver(vcpu, unit)) return false;
+    this.submit(vcpu, unit);
+    return true;
   }
 
   #word(vcpu: Vcpu, unit: number): number {

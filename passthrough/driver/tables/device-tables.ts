@@ -34,6 +34,8 @@ export interface DeviceTablesOptions {
   readonly largestLeaf?: number;
   /** Tables that have become empty are taken out. */
   readonly reclaim?: boolean;
+  /** Leaves say that accesses through them snoop. Only where every unit knows snoop control. xen: iommu_snoop. */
+  readonly snoops?: boolean;
 }
 
 export class DeviceTables {
@@ -73,7 +75,10 @@ export class DeviceTables {
     this.reclaim = options.reclaim ?? false;
     this.#limit = 2 ** (9 * options.levels);
     this.#records = heap.reserve('device tables', options.domains * RECORD_WORDS).base;
-    this.pages = new TablePages(heap, frames, { counted: this.reclaim || this.largestLeaf > 1 });
+    this.pages = new TablePages(heap, frames, {
+      counted: this.reclaim || this.largestLeaf > 1,
+      snoops: options.snoops ?? false,
+    });
   }
 
   /**

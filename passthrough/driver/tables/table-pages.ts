@@ -4,11 +4,11 @@
 // same rights. So whether a table is empty, or says what one larger leaf would say, is known without reading it. (Xen
 // keeps marks in ignored bits of the entries to the same end: pt-contig-markers.h. Here a unit would see them written.)
 
-import type { Mfn } from '../../../machine/frame-number.ts';
+import { type Mfn, PAGE_WORDS } from '../../../machine/frame-number.ts';
 import type { FrameTable } from '../../../machine/frame-table.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
 import { DOMID_XEN } from '../../../machine/ids.ts';
-import { ENTRY_PERMISSIONS, ENTRY_SUPERPAGE, entryFrame, isLeaf } from '../../hardware/walk.ts';
+import { ENTRY_PERMISSIONS, ENTRY_SNOOP, ENTRY_SUPERPAGE, entryFrame, isLeaf } from '../../hardware/walk.ts';
 
 const PRESENT = 1;
 const PRESENT_MASK = 0xffff;
@@ -33,10 +33,13 @@ export class TablePages {
   readonly #frames: FrameTable;
   /** A word per frame: present entries, and above them those that continue. 0 when nobody needs to know. */
   readonly #counts: number;
+  /** Set in every leaf. */
+  readonly #leafBits: number;
 
-  constructor(heap: Heap, frames: FrameTable, options: { readonly counted: boolean }) {
+  constructor(heap: Heap, frames: FrameTable, options: { readonly counted: boolean; readonly snoops?: boolean }) {
     this.#heap = heap;
     this.#frames = frames;
+    this.#leafBits = options.snoops ? ENTRY_SNOOP : 0;
     this.#counts = options.counted
       ? heap.reserve('device tables: counts', frames.frames, { kind: 'unhashed' }).base
       : 0;
@@ -45,7 +48,9 @@ export class TablePages {
   /** An empty page that no table names yet; -1 when memory is exhausted. */
   allocate(): Mfn | -1 {
     const page = this.#frames.allocate(DOMID_XEN, { xenHeap: true });
-    if (page >= 0 && this.#counts !== 0) this.#heap.write(this.#counts + page, 0);
+    if (page < 0) return page;
+    this.#frames.writeBack(page as Mfn, 0, PAGE_WORDS);
+    if (this.#counts !== 0) this.#heap.write(this.#counts + page, 0);
     return page;
   }
 
@@ -63,10 +68,11 @@ export class TablePages {
     this.free(table);
   }
 
-  /** Writes an entry at once. */
+  /** Writes an entry at once, and back to memory. xen: iommu_sync_cache. */
   write(table: Mfn, level: number, entry: number, low: number, high: number): void {
     if (this.#counts !== 0) this.#count(table, level, entry, low >>> 0, high);
     this.#frames.writeEntry(table, entry, low, high);
+    this.#frames.writeBack(table, entry * 2, 2);
   }
 
   #count(table: Mfn, level: number, entry: number, low: number, high: number): void {
@@ -97,7 +103,7 @@ export class TablePages {
   /** Makes an entry a leaf; `rights` 0 makes it absent. */
   leaf(table: Mfn, level: number, entry: number, frame: number, rights: number): void {
     if (rights === 0) return this.write(table, level, entry, 0, 0);
-    const low = (frame << 12) | rights | (level > 1 ? ENTRY_SUPERPAGE : 0);
+    const low = (frame << 12) | rights | this.#leafBits | (level > 1 ? ENTRY_SUPERPAGE : 0);
     this.write(table, level, entry, low >>> 0, frame >>> 20);
   }
 
@@ -117,6 +123,7 @@ export class TablePages {
       if (next > 0xffffffff) high += 1;
       low = next >>> 0;
     }
+    this.#frames.writeBack(table, 0, PAGE_WORDS);
     if (this.#counts !== 0) this.#heap.write(this.#counts + table, FULL);
   }
 

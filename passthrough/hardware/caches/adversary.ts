@@ -12,6 +12,7 @@
 import type { Mfn } from '../../../machine/frame-number.ts';
 import type { FrameTable, FrameWatcher } from '../../../machine/frame-table.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
+import type { LagObserver, MemoryLag } from '../memory-lag.ts';
 import { ENTRY_PERMISSIONS, entryFrame, entryPages, isLeaf } from '../walk.ts';
 import { MaySet } from './may-set.ts';
 import { RoleTable } from './role-table.ts';
@@ -33,26 +34,45 @@ export interface AdversarialUnit {
   epochInFlight(): number;
   rootEntryChanged(bus: number, old: readonly number[], now: readonly number[]): void;
   contextEntryChanged(sourceId: number, old: readonly number[], now: readonly number[]): void;
+  /** It may have read a context entry up to now that memory no longer has. */
+  contextKept(sourceId: number, words: readonly number[]): void;
 }
 
 /** What the machine's adversarial units share: the roles and the watch over the frames. */
-export class Adversary implements FrameWatcher {
+export class Adversary implements FrameWatcher, LagObserver {
   readonly frames: FrameTable;
   readonly roles: RoleTable;
   readonly retained: MaySet;
   observer: TranslationObserver | null = null;
+  /** By number; behind them the device TLBs of each, where units know them. */
   readonly units: AdversarialUnit[] = [];
+  readonly lag: MemoryLag | null;
+  readonly #count: number;
   /** Old words of the entries being written, between the two calls of a write. */
   readonly #old = new Uint32Array(4);
 
   constructor(
     heap: Heap,
     frames: FrameTable,
-    options: { readonly units: number; readonly mayEntries: number; readonly dids?: number },
+    options: {
+      readonly units: number;
+      readonly mayEntries: number;
+      readonly dids?: number;
+      /** Whether some unit knows device TLBs, which are told apart by source id. */
+      readonly deviceTlbs?: boolean;
+      readonly lag?: MemoryLag | null;
+    },
   ) {
     this.frames = frames;
+    this.lag = options.lag ?? null;
+    this.#count = options.units;
+    if (this.lag !== null) this.lag.observer = this;
     this.roles = new RoleTable(heap, frames, options.mayEntries);
-    this.retained = new MaySet(heap, options, (unit) => this.units[unit]!.epochInFlight());
+    const { units, mayEntries, dids } = options;
+    const sizes = options.deviceTlbs
+      ? { units: units * 2, mayEntries }
+      : { units, mayEntries, ...(dids ? { dids } : {}) };
+    this.retained = new MaySet(heap, sizes, (unit) => this.units[unit]!.epochInFlight());
     frames.watchWith(this);
   }
 
@@ -117,6 +137,45 @@ export class Adversary implements FrameWatcher {
     return fresh;
   }
 
+  /** The number by which the device TLBs behind a unit go. */
+  deviceTlbsOf(unit: number): number {
+    return this.#count + unit;
+  }
+
+  /** Units may have read these words of a frame up to now, whatever was written since. */
+  settled(units: number, frame: Mfn, word: number, old: readonly number[]): void {
+    const all: number[] = [];
+    for (let role = this.roles.first(frame); role !== 0; role = this.roles.next(role)) all.push(role);
+    for (const role of all) {
+      if (!this.roles.isRoleOf(role, frame)) continue;
+      if ((units & (1 << (this.roles.unit(role) % this.#count))) !== 0) this.#kept(role, word, old);
+    }
+  }
+
+  /** A unit that completes an invalidation may read at once again what memory, as it sees it, still says. */
+  stillSeen(unit: number): void {
+    for (const { units, frame, word, old } of this.lag?.entries() ?? []) {
+      if ((units & (1 << (unit % this.#count))) !== 0)
+        this.settled(units & (1 << (unit % this.#count)), frame, word, old);
+    }
+  }
+
+  #kept(role: number, word: number, old: readonly number[]): void {
+    const { roles } = this;
+    const [unit, did, level, dfn] = [roles.unit(role), roles.did(role), roles.level(role), roles.dfn(role)];
+    // A root entry leads nowhere before it leads to its context table, and then for good.
+    if (level === ROOT_TABLE) return;
+    if (level === CONTEXT_TABLE) return this.units[unit]!.contextKept(dfn + (word >>> 2), old);
+    for (let at = 0; at < old.length; at += 2) {
+      const [low, high] = [old[at]!, old[at + 1]!];
+      const first = dfn + ((word + at) >>> 1) * entryPages(level);
+      const isPresent = (low & ENTRY_PERMISSIONS) !== 0;
+      if (!isPresent && !this.units[unit]!.cachesAbsent) continue;
+      const fresh = this.retain(unit, did, level, first, low, high);
+      if (fresh && isPresent && !isLeaf(level, low)) this.addLink(entryFrame(low, high), unit, did, level - 1, first);
+    }
+  }
+
   #contextWritten(role: number, level: number, frame: Mfn, word: number): void {
     const unit = this.units[this.roles.unit(role)]!;
     const entry = word >>> 2;
@@ -132,7 +191,9 @@ export class Adversary implements FrameWatcher {
   addLink(frame: number, unit: number, did: number, level: number, dfn: number): void {
     if (!this.frames.isMemory(frame)) return;
     if (!this.roles.link(frame as Mfn, unit, did, level, dfn)) return;
-    if (level < 2 || level >= CONTEXT_TABLE) return;
+    if (level >= CONTEXT_TABLE) return;
+    if (this.lag !== null) this.#lateIn(frame as Mfn, unit);
+    if (level < 2) return;
     for (let entry = 0; entry < 512; entry += 1) {
       const low = this.frames.readWord(frame, entry * 2);
       if ((low & ENTRY_PERMISSIONS) === 0 || isLeaf(level, low)) continue;
@@ -143,6 +204,14 @@ export class Adversary implements FrameWatcher {
         level - 1,
         dfn + entry * entryPages(level),
       );
+    }
+  }
+
+  /** A unit comes to a table whose entries it may not see as they were written. */
+  #lateIn(frame: Mfn, unit: number): void {
+    const bit = 1 << (unit % this.#count);
+    for (const late of this.lag!.entries()) {
+      if (late.frame === frame && (late.units & bit) !== 0) this.settled(bit, frame, late.word, late.old);
     }
   }
 

@@ -5,6 +5,7 @@ import type { FrameTable } from '../../../machine/frame-table.ts';
 import type { Heap } from '../../../machine/heap/heap.ts';
 import { highWord, joinWords } from '../../../machine/wide.ts';
 import type { Capabilities } from '../capabilities.ts';
+import type { MemoryLag } from '../memory-lag.ts';
 import { Access, ContextGranularity, FaultReason, IotlbGranularity } from '../registers.ts';
 import { ENTRY_PERMISSIONS, entryFrame, entryPages, TableWalker, TranslationType, tableIndex } from '../walk.ts';
 import { AssociativeCache, CACHE_VALUE, type CacheShape } from './associative-cache.ts';
@@ -52,8 +53,8 @@ export class LruCaches implements TranslationCaches {
   lastDid = 0;
   readonly #unit: number;
   readonly #heap: Heap;
-  readonly #frames: FrameTable;
   readonly #walker: TableWalker;
+  readonly #didMask: number;
   readonly #rootTable: () => number;
   readonly #contexts: AssociativeCache;
   readonly #iotlb: AssociativeCache;
@@ -80,12 +81,13 @@ export class LruCaches implements TranslationCaches {
     readonly capabilities: Capabilities;
     readonly rootTable: () => number;
     readonly shape: LruShape;
+    readonly lag?: MemoryLag | null;
   }) {
-    const { unit, heap, shape } = options;
+    const { unit, heap, shape, lag } = options;
     this.#unit = unit;
     this.#heap = heap;
-    this.#frames = options.frames;
-    this.#walker = new TableWalker(options.frames, options.capabilities);
+    this.#walker = new TableWalker(options.frames, options.capabilities, lag ? { unit, heap, lag } : null);
+    this.#didMask = options.capabilities.domainIds - 1;
     this.#rootTable = options.rootTable;
     this.#rewalk = shape.rewalkOnPermissionMiss;
     const cache = (name: string, of: CacheShape) => new AssociativeCache(heap, `unit ${unit} ${name}`, of);
@@ -137,6 +139,11 @@ export class LruCaches implements TranslationCaches {
       return entryFrame(words[record + CACHE_VALUE]!, words[record + CACHE_VALUE + 1]!);
     }
     return this.#translateSlowly(record, dfn, access);
+  }
+
+  contextType(sourceId: number): number {
+    const fault = this.#findContext(sourceId);
+    return fault !== 0 ? -fault : this.#walker.contextType();
   }
 
   /** No page is cached for the address, or (`record`) one without the right. */
@@ -243,8 +250,8 @@ export class LruCaches implements TranslationCaches {
     const leaf = this.#walker.level;
     for (let at = level, frame = table; at > leaf; at -= 1) {
       const word = tableIndex(dfn, at) * 2;
-      const low = this.#frames.readWord(frame, word);
-      const high = this.#frames.readWord(frame, word + 1);
+      const low = this.#walker.readWord(frame, word);
+      const high = this.#walker.readWord(frame, word + 1);
       if (at <= 4) {
         const base = firstOf(dfn, at);
         const cache = this.#structures[at]!;
@@ -279,12 +286,17 @@ export class LruCaches implements TranslationCaches {
 
   fetchInvalidation(): void {}
 
+  /** In this profile device TLBs remember nothing. */
+  fetchDeviceTlb(): void {}
+  invalidateDeviceTlb(): void {}
+  abandonDeviceTlb(): void {}
+
   invalidateContext(granularity: number, did: number, sourceId: number, functionMask: number): void {
     const cache = this.#contexts;
     for (let record = cache.next(cache.first); record !== 0; record = cache.next(record + cache.stride)) {
       const source = cache.words[record + 1]!;
       const tag = cache.words[record + CACHE_VALUE + 2]! >>> 8;
-      if (granularity !== ContextGranularity.global && (tag & 0xffff) !== did) continue;
+      if (granularity !== ContextGranularity.global && (tag & this.#didMask) !== did) continue;
       if (granularity === ContextGranularity.device && !sourceMatches(source, sourceId, functionMask)) continue;
       cache.remove(record);
     }

@@ -362,7 +362,7 @@ export class MaySet {
   removeContexts(
     unit: number,
     matches: (source: number, words: readonly number[], epoch: number) => boolean,
-    forgotten: (words: readonly number[]) => void,
+    forgotten: (source: number, words: readonly number[]) => void,
   ): void {
     const heap = this.#heap;
     const { segment, slots, recordWords } = this.#contexts;
@@ -373,7 +373,7 @@ export class MaySet {
       const words = [2, 3, 4, 5].map((i) => heap.words[record + i]!);
       if (!matches(key & 0xffff, words, heap.words[record + 6]!)) continue;
       this.#contexts.put(record);
-      forgotten(words);
+      forgotten(key & 0xffff, words);
     }
   }
 }

@@ -1,5 +1,6 @@
 // What a unit remembers of its tables. Not architectural: two profiles answer differently (docs/hardware-axioms.md).
 
+import type { DeviceTlbRange } from '../device-tlbs.ts';
 import type { Access } from '../registers.ts';
 
 /**
@@ -19,6 +20,8 @@ export interface TranslationCaches {
 
   /** The frame that the unit finds for a request, or minus a {@link FaultReason}. */
   translate(sourceId: number, dfn: number, access: Access): number;
+  /** Translation type of the context that a requester's go by, or minus a fault reason. */
+  contextType(sourceId: number): number;
   /** Did of the context that the last {@link translate} went through. */
   readonly lastDid: number;
 
@@ -28,4 +31,10 @@ export interface TranslationCaches {
   invalidateContext(granularity: number, did: number, sourceId: number, functionMask: number): void;
   /** Completes an IOTLB invalidation. `order` is the address mask; a hint keeps upper-level entries. VT-d 6.5.2.3. */
   invalidateIotlb(granularity: number, did: number, dfn: number, order: number, hint: boolean): void;
+
+  /** A device-TLB invalidation was fetched, and completed (`range` null: everything). VT-d 6.5.2.5. */
+  fetchDeviceTlb(): void;
+  invalidateDeviceTlb(sourceId: number, range: DeviceTlbRange | null): void;
+  /** The one that was fetched is given up. */
+  abandonDeviceTlb(): void;
 }

@@ -122,6 +122,11 @@ describe('3.8 pass-through', () => {
     expect(mapAndUnmap(s)).toEqual([]);
   });
 
+  it('falls back to relaxed when some unit knows tables of 5 levels, which Xen does not', () => {
+    const s = scene('passthrough', { units: [{}, { capabilities: { levels: [4, 5] } }] });
+    expect(contextEntry(s).type).toBe(0);
+  });
+
   it('is refused to nobody but a hardware domain: a guest’s tables are what they are', () => {
     const s = scene('passthrough');
     expect([s.rights(A, s.frame(A)), s.rights(A, s.frame(B))]).toEqual(['rw', '-']);

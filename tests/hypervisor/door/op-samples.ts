@@ -291,6 +291,10 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
     },
   },
   dma_perform: { make: () => ({ op: 'dma_perform', slot: 0 }), fields: { slot: 'index' } },
+  device_tlb: {
+    make: () => ({ op: 'device_tlb', device: '0000:03:00.0', answers: false }),
+    fields: { device: 'device', answers: 'flag' },
+  },
   hardware: { make: () => ({ op: 'hardware', unit: 0 }), fields: { unit: 'index' } },
   tick: { make: () => ({ op: 'tick', nowUs: 5 }), fields: { ...vcpu, nowUs: 'index' } },
 };

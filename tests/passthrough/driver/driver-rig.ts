@@ -12,10 +12,12 @@ import {
   Adversary,
   type AdversaryCaches,
   type Capabilities,
+  capabilitiesWith,
   decode,
   decodeCapabilities,
-  defaultCapabilities,
   encodeCapabilities,
+  type MemoryLag,
+  memoryLagOf,
   Register,
   VtdUnit,
 } from '../../../passthrough/hardware/index.ts';
@@ -45,6 +47,7 @@ export interface DriverRigOptions {
   readonly mayEntries?: number;
   readonly release?: Release;
   readonly deviceTlbs?: readonly DeviceTlb[];
+  readonly deviceTlbTimeout?: 'spins' | 'disabled';
   readonly onChange?: (change: AccessChange, flush: Flush) => void;
   /** Asked besides: a policy that ships. */
   readonly policy?: FlushPolicy;
@@ -58,6 +61,8 @@ export class DriverRig {
   readonly clock: Clock;
   readonly frames: FrameTable;
   readonly dma: DmaInFlight;
+  readonly lag: MemoryLag | null;
+  readonly adversary: Adversary;
   readonly units: readonly VtdUnit[];
   readonly driver: IommuDriver;
   readonly shown: Shown[] = [];
@@ -71,12 +76,16 @@ export class DriverRig {
       privateFrames: described.length,
     });
     this.dma = new DmaInFlight(heap, 4);
-    const adversary = new Adversary(heap, this.frames, {
+    this.lag = memoryLagOf(heap, described.map(capabilitiesWith));
+    if (this.lag) this.frames.delayWith(this.lag);
+    this.adversary = new Adversary(heap, this.frames, {
       units: described.length,
+      deviceTlbs: described.some(({ deviceTlb }) => deviceTlb),
+      lag: this.lag,
       mayEntries: options.mayEntries ?? 1 << 13,
     });
     this.units = described.map((one, index) => {
-      const registers = encodeCapabilities({ ...defaultCapabilities, ...one });
+      const registers = encodeCapabilities(capabilitiesWith(one));
       return new VtdUnit({
         index,
         heap,
@@ -84,7 +93,8 @@ export class DriverRig {
         dma: this.dma,
         registers,
         capabilities: decodeCapabilities(registers),
-        caches: { adversary },
+        lag: this.lag,
+        caches: { adversary: this.adversary },
       });
     });
     const policy: FlushPolicy = {
@@ -112,6 +122,7 @@ export class DriverRig {
       superpages: options.superpages ?? false,
       reclaimTables: options.reclaimTables ?? false,
       ...(options.domainIds ? { domainIds: options.domainIds } : {}),
+      ...(options.deviceTlbTimeout ? { deviceTlbTimeout: options.deviceTlbTimeout } : {}),
       ...(options.deviceTlbs ? { deviceTlbs: options.deviceTlbs } : {}),
     });
   }

@@ -5,10 +5,15 @@ import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
 import {
   type Capabilities,
+  type CapabilityRegisters,
+  capabilitiesWith,
+  decode,
   decodeCapabilities,
   defaultCapabilities,
+  encode,
   encodeCapabilities,
 } from '../../../passthrough/hardware/index.ts';
+import { capability, extendedCapability } from '../../../passthrough/hardware/layouts.ts';
 
 const flag = fc.boolean();
 const capabilities: fc.Arbitrary<Capabilities> = fc
@@ -31,7 +36,13 @@ const capabilities: fc.Arbitrary<Capabilities> = fc
     passThrough: flag,
     snoopControl: flag,
   })
-  .map((of) => ({ ...of, addressBits: Math.min(of.addressBits, 12 + 9 * Math.max(...of.levels)) }));
+  .map((of) => ({
+    ...of,
+    addressBits: Math.min(of.addressBits, 12 + 9 * Math.max(...of.levels)),
+    superpage1g: of.superpage1g && of.superpage2m,
+    maxAddressMask: of.pageSelective ? of.maxAddressMask : 0,
+    deviceTlb: of.deviceTlb && of.queuedInvalidation,
+  }));
 
 test.prop([capabilities])('capabilities survive the way through the registers', (of) => {
   expect(decodeCapabilities(encodeCapabilities(of))).toEqual(of);
@@ -106,11 +117,47 @@ describe('registers that no working unit shows', () => {
     );
   });
 
-  test('all ones', () => {
-    expect(() => decodeCapabilities({ cap: [0xffffffff, 0xffffffff], ecap: [0xffffffff, 0xffffffff] })).toThrow(
-      RangeError,
-    );
+  const ones = [0xffffffff, 0xffffffff] as const;
+  test.each([
+    ['CAP', { ...good, cap: ones }],
+    ['ECAP', { ...good, ecap: ones }],
+  ])('all ones in %s', (name, registers) => {
+    expect(() => decodeCapabilities(registers)).toThrow(`${name} is all ones`);
   });
+
+  const cap = (fields: Parameters<typeof encode<keyof typeof capability.fields>>[1]) => {
+    const before = decode(capability, good.cap);
+    const of = encode(capability, { ...before, ...fields });
+    return { ...good, cap: [of[0]!, of[1]!] as const };
+  };
+  const ecap = (fields: Parameters<typeof encode<keyof typeof extendedCapability.fields>>[1]) => {
+    const of = encode(extendedCapability, { ...decode(extendedCapability, good.ecap), ...fields });
+    return { ...good, ecap: [of[0]!, of[1]!] as const };
+  };
+
+  test.each<[string, CapabilityRegisters, RegExp]>([
+    ['1 GiB leaves and none of 2 MiB', cap({ superpages: 2 }), /superpage1g without superpage2m/],
+    ['device TLBs and no queue', ecap({ deviceTlb: 1, queuedInvalidation: 0 }), /deviceTlb without queuedInvalidation/],
+    ['fault records among the fixed registers', cap({ faultRecordOffset: 2 }), /CAP.FRO.*0x20/],
+    ['IOTLB registers among the fixed registers', ecap({ iotlbRegisterOffset: 0xb }), /ECAP.IRO.*0xb0/],
+    ['IOTLB registers among the fault records', ecap({ iotlbRegisterOffset: 0x23 }), /overlap.*ECAP.IRO.*0x230/],
+    ['fault records over the IOTLB registers', cap({ faultRecordOffset: 0xc, faultRecords: 15 }), /overlap.*0xf0/],
+  ])('%s', (_, registers, reason) => {
+    expect(() => decodeCapabilities(registers)).toThrow(reason);
+  });
+
+  test('but one past another is well, and an address mask that means nothing is no reason', () => {
+    expect(decodeCapabilities(cap({ faultRecordOffset: 0xc, faultRecords: 2 })).faultRecords).toBe(3);
+    expect(decodeCapabilities(ecap({ iotlbRegisterOffset: 0x2a })).deviceTlb).toBe(false);
+    expect(decodeCapabilities(cap({ pageSelective: 0 })).maxAddressMask).toBe(0);
+  });
+});
+
+test('what is left out follows from what is given', () => {
+  expect(capabilitiesWith()).toEqual(defaultCapabilities);
+  const of = capabilitiesWith({ pageSelective: false, superpage2m: false, levels: [3] });
+  expect([of.maxAddressMask, of.superpage1g, of.addressBits]).toEqual([0, false, 39]);
+  expect(() => encodeCapabilities(of)).not.toThrow();
 });
 
 describe('capabilities that no unit can have are refused by name', () => {
@@ -124,6 +171,9 @@ describe('capabilities that no unit can have are refused by name', () => {
     ['maxAddressMask', { maxAddressMask: 64 }],
     ['faultRecords', { faultRecords: 0 }],
     ['faultRecords', { faultRecords: 257 }],
+    ['superpage1g without superpage2m', { superpage2m: false }],
+    ['maxAddressMask 18 without pageSelective', { pageSelective: false }],
+    ['deviceTlb without queuedInvalidation', { deviceTlb: true, queuedInvalidation: false }],
   ])('%s', (name, change) => {
     expect(() => encodeCapabilities({ ...defaultCapabilities, ...change })).toThrow(RangeError);
     expect(() => encodeCapabilities({ ...defaultCapabilities, ...change })).toThrow(name);

@@ -149,7 +149,7 @@ describe.each([
   });
 });
 
-test('every reason but the last is among them: a translation request is never made, for there is no device TLB', () => {
+test('every reason but the last is among them, which translation requests meet (device-tlbs.test.ts)', () => {
   const tried = new Set(failures.map(({ reason }) => reason));
   const known = Object.values(FaultReason).filter((reason) => reason !== FaultReason.requestBlocked);
   expect([...tried].sort((a, b) => a - b)).toEqual(known);

@@ -11,13 +11,15 @@ import {
   AdversaryCaches,
   type Capabilities,
   type CapabilityRegisters,
+  capabilitiesWith,
   decodeCapabilities,
-  defaultCapabilities,
   encode,
   encodeCapabilities,
   LruCaches,
   type LruShape,
   type MayTranslation,
+  type MemoryLag,
+  memoryLagOf,
   Register,
   VtdUnit,
 } from '../../../passthrough/hardware/index.ts';
@@ -74,6 +76,7 @@ export class Rig {
   readonly heap = new Heap();
   readonly frames: FrameTable;
   readonly dma: DmaInFlight;
+  readonly lag: MemoryLag | null;
   readonly adversary: Adversary | null;
   readonly units: readonly VtdUnit[];
 
@@ -87,14 +90,17 @@ export class Rig {
     });
     this.dma = new DmaInFlight(heap, 4);
     const sizes = { units: described.length, mayEntries: options.mayEntries ?? 1 << 14 };
-    this.adversary = options.lru ? null : new Adversary(heap, this.frames, sizes);
+    this.lag = memoryLagOf(heap, described.map(capabilitiesWith));
+    if (this.lag) this.frames.delayWith(this.lag);
+    const deviceTlbs = described.some(({ deviceTlb }) => deviceTlb);
+    this.adversary = options.lru ? null : new Adversary(heap, this.frames, { ...sizes, lag: this.lag, deviceTlbs });
     this.units = described.map((one, index) => this.#makeUnit(one, index, options));
     // Frame 0 is no table, as on any machine.
     this.table();
   }
 
   #makeUnit(described: Partial<Capabilities>, index: number, options: RigOptions): VtdUnit {
-    const registers = options.registers ?? encodeCapabilities({ ...defaultCapabilities, ...described });
+    const registers = options.registers ?? encodeCapabilities(capabilitiesWith(described));
     return new VtdUnit({
       index,
       heap: this.heap,
@@ -102,6 +108,7 @@ export class Rig {
       dma: this.dma,
       registers,
       capabilities: decodeCapabilities(registers),
+      lag: this.lag,
       caches: options.lru ? { lru: options.lru } : { adversary: this.adversary! },
     });
   }
