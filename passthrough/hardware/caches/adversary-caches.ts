@@ -152,7 +152,9 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit, Devi
       walker.context0 = w0;
       walker.context1 = w1;
       walker.context2 = w2;
-      contexts.push(this.#describe(walker.checkContext(), false));
+      const fault = walker.checkContext();
+      // One that cannot be used is remembered by caching mode only, like an absent one.
+      if (fault === 0 || this.cachesAbsent) contexts.push(this.#describe(fault, false));
     });
     return contexts;
   }
@@ -204,10 +206,15 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit, Devi
     );
   }
 
-  /** Walks from everything that is remembered for an address. */
+  /** Whether a present entry gives a fault and nothing else. */
+  #isErroneous(level: number, low: number): boolean {
+    return isLeaf(level, low) ? !this.#walker.leafIsValid(level, low) : (low & ENTRY_RESERVED) !== 0;
+  }
+
+  /** Walks from everything that is remembered for an address: absent and erroneous entries too, or not. */
   #walkKept(
     dfn: number,
-    alsoAbsent: boolean,
+    alsoFaults: boolean,
     { follow }: MayWalk,
     each: (visit: (level: number, low: number, high: number) => void) => void,
   ): void {
@@ -217,11 +224,14 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit, Devi
       if (!frames.isMemory(table)) return;
       const word = tableIndex(dfn, level) * 2;
       const low = frames.readWord(table, word);
-      if ((low & ENTRY_PERMISSIONS) !== 0 || alsoAbsent) follow(level, low, frames.readWord(table, word + 1), 3, false);
+      if ((low & ENTRY_PERMISSIONS) !== 0 || alsoFaults) kept(level, low, frames.readWord(table, word + 1));
+    };
+    const kept = (level: number, low: number, high: number): void => {
+      if (alsoFaults || !this.#isErroneous(level, low)) follow(level, low, high, 3, false);
     };
     each((level, low, high) => {
       if (level === ROOT_SEEN) fromSeen(entryFrame(low, high), low & 7);
-      else follow(level, low, high, 3, false);
+      else kept(level, low, high);
     });
   }
 

@@ -261,6 +261,39 @@ describe('entries that are absent', () => {
   });
 });
 
+describe('erroneous entries', () => {
+  const ERRONEOUS = 'fault 12';
+
+  test.each([
+    [false, ['40 rw']],
+    [true, ['40 rw', ERRONEOUS, 'fault 2', 'fault 6']],
+  ])('that are mended are remembered by caching mode only: %s', (cachingMode, expected) => {
+    const { rig, leaves } = mapped({ units: [{ cachingMode, snoopControl: false }] });
+    rig.entry(leaves, 5, 40, RW, { snoop: 1 });
+    expect(answers(rig.may(5))).toContain(ERRONEOUS);
+    rig.entry(leaves, 5, 40, RW);
+    expect(answers(rig.may(5)).sort()).toEqual(expected);
+    rig.iotlb({ granularity: 'page', did: 1, dfn: 5 });
+    expect(answers(rig.may(5))).not.toContain(ERRONEOUS);
+  });
+
+  test.each([
+    [false, ['40 rw']],
+    [true, ['40 rw', 'fault 2', 'fault 3']],
+  ])('of contexts likewise: %s', (cachingMode, expected) => {
+    const { rig, leaves, contexts, path } = mapped({ units: [{ cachingMode }] });
+    rig.entry(leaves, 5, 40, RW);
+    rig.iotlb({ granularity: 'global' });
+    rig.context(contexts, DEVICE, { table: path[0]!, did: 1, levels: 5 });
+    expect(answers(rig.may(5))).toContain('fault 3');
+    rig.contextCache({ granularity: 'device', did: 1, source: DEVICE });
+    rig.context(contexts, DEVICE, { table: path[0]!, did: 1 });
+    expect(answers(rig.may(5)).sort()).toEqual(expected);
+    rig.contextCache({ granularity: 'global' });
+    expect(answers(rig.may(5))).toEqual(['40 rw']);
+  });
+});
+
 describe('two units', () => {
   test('with dids of their own remember apart and forget apart', () => {
     const rig = new Rig({ units: [{}, {}] });
