@@ -1,9 +1,9 @@
 // Platforms of one to four units, each with capabilities of its own, and moves of devices among many guests.
 
 import { fc } from '@fast-check/vitest';
-import type { VcpuOp } from '../../hypervisor/door/vcpu-ops.ts';
-import { type Hypervisor, type Op, Progress } from '../../hypervisor/index.ts';
-import { AssignmentMachine, type AssignmentOptions, CPU, QUARANTINE } from './assignment-machine.ts';
+import type { Hypervisor, Op } from '../../hypervisor/index.ts';
+import { capabilitiesArbitrary } from '../../verify/index.ts';
+import { AssignmentMachine, type AssignmentOptions, QUARANTINE } from './assignment-machine.ts';
 
 export type MoveOp = Extract<Op, { op: 'assign_device' | 'deassign_device' }>;
 
@@ -53,24 +53,9 @@ export const moves: fc.Arbitrary<readonly MoveOp[]> = fc
   .tuple(fc.boolean(), fc.array(move, { minLength: 1, maxLength: 20 }))
   .map(([isCrowded, random]) => (isCrowded ? [...crowd, ...random] : random));
 
-const unit = fc
-  .record({
-    cachingMode: fc.boolean(),
-    domainIds: fc.oneof({ weight: 4, arbitrary: fc.constant(16) }, fc.constant(64), fc.constant(65536)),
-    levels: fc.constantFrom([4], [3, 4]),
-    pageSelective: fc.boolean(),
-    maxAddressMask: fc.constantFrom(0, 9, 18),
-    deviceTlb: fc.boolean(),
-    coherent: fc.boolean(),
-    writeBufferFlush: fc.boolean(),
-    snoopControl: fc.boolean(),
-    superpage2m: fc.boolean(),
-  })
-  .map((of) => ({ ...of, maxAddressMask: of.pageSelective ? of.maxAddressMask : 0 }));
-
 export const platforms: fc.Arbitrary<AssignmentOptions> = fc
   .record({
-    units: fc.array(unit, { minLength: 1, maxLength: 4 }),
+    units: fc.array(capabilitiesArbitrary(fc), { minLength: 1, maxLength: 4 }),
     hardware: fc.boolean(),
     quarantine: fc.constantFrom('none' as const, 'basic' as const, 'scratch' as const),
     queuedInvalidation: fc.boolean(),
@@ -97,15 +82,4 @@ export function machineOf(options: AssignmentOptions): Hypervisor {
     machine.step({ op: 'create_domain', domain, kind: 'pv', frames: 1, iommu: true });
   }
   return machine;
-}
-
-/** The operation by its micro-steps, the hardware running when nothing else can go on; `between` looks at each state. */
-export function inPieces(machine: Hypervisor, op: VcpuOp, between: () => void = () => {}): number {
-  const vcpu = machine.begin(op);
-  if (typeof vcpu !== 'number') return vcpu.result;
-  for (let progress = machine.microStep(CPU); progress !== Progress.done; progress = machine.microStep(CPU)) {
-    if (progress === Progress.blocked) for (const unit of machine.units) while (unit.step());
-    between();
-  }
-  return machine.finish(CPU).result;
 }

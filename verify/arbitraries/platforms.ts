@@ -40,9 +40,9 @@ export function capabilitiesArbitrary(fc: typeof FastCheck): FastCheck.Arbitrary
       superpage2m: fc.boolean(),
       deviceTlb: fc.boolean(),
       queuedInvalidation: fc.boolean(),
-      drainReads: fc.constant(true),
       coherent: fc.boolean(),
       writeBufferFlush: fc.boolean(),
+      snoopControl: fc.boolean(),
     })
     .map(({ width: [levels, addressBits], pageSelective, superpage2m, ...rest }) => ({
       ...rest,

@@ -12,7 +12,7 @@ import type { Vcpu } from '../../../machine/ids.ts';
 import { type Draw, drawArbitrary, mixedMachine, opOf, platformArbitrary, violations } from '../../../verify/index.ts';
 import { freedTables, missedRegions } from '../../../verify/invariants/assignment-invariants.ts';
 import { sharedDids } from '../../../verify/invariants/domain-id-invariants.ts';
-import { inPieces } from './pieces.ts';
+import { inPieces } from '../pieces.ts';
 
 const platforms = platformArbitrary(fc);
 const draws = fc.array(drawArbitrary(fc, { about: 'devices' }), { minLength: 1, maxLength: 30, size: 'max' });

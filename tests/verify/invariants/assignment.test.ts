@@ -10,7 +10,7 @@ import type { Domid } from '../../../machine/ids.ts';
 import { isQuarantine, quarantineDomid, strictPage } from '../../../passthrough/index.ts';
 import { drawArbitrary, mixedMachine, opOf, platformArbitrary, violations } from '../../../verify/index.ts';
 import { freedTables, missedRegions } from '../../../verify/invariants/assignment-invariants.ts';
-import { inPieces } from '../../hypervisor/devices/pieces.ts';
+import { inPieces } from '../../hypervisor/pieces.ts';
 
 interface Mistake {
   readonly breaks: string;

@@ -8,7 +8,8 @@ import type { Domid } from '../../../machine/ids.ts';
 import { isQuarantine } from '../../../passthrough/index.ts';
 import { violations } from '../../../verify/index.ts';
 import { sharedDids } from '../../../verify/invariants/domain-id-invariants.ts';
-import { inPieces, type MoveOp, machineOf, moves, platforms } from '../../hypervisor/assignment-platforms.ts';
+import { type MoveOp, machineOf, moves, platforms } from '../../hypervisor/assignment-platforms.ts';
+import { inPieces } from '../../hypervisor/pieces.ts';
 
 interface Mistake {
   readonly breaks: string;
@@ -133,7 +134,7 @@ describe('D2 at every step', () => {
       const look = () => {
         for (const one of sharedDids(machine)) found.add(one);
       };
-      expect(inPieces(machine, op, look)).toBe(0);
+      expect(inPieces(machine, op, look).result).toBe(0);
       return [...found];
     };
     expect(during({ op: 'assign_device', device, domain: 1 })).toEqual([]);

@@ -12,7 +12,8 @@ import { violations } from '../../../verify/index.ts';
 import { invariants } from '../../../verify/invariants/list.ts';
 import { falseCompletions, unseenWrites } from '../../../verify/invariants/unit-invariants.ts';
 import { AssignmentMachine, type AssignmentOptions } from '../../hypervisor/assignment-machine.ts';
-import { inPieces, MOVABLE, platforms } from '../../hypervisor/assignment-platforms.ts';
+import { MOVABLE, platforms } from '../../hypervisor/assignment-platforms.ts';
+import { inPieces } from '../../hypervisor/pieces.ts';
 
 /** Domains whose kernels map what they like: 4 and 5. */
 const KERNELS = [4, 5];

@@ -1,7 +1,7 @@
 // An operation by its micro-steps.
 
-import { isVcpuOp } from '../../../hypervisor/door/vcpu-ops.ts';
-import { type Hypervisor, type Op, type OpResult, Progress } from '../../../hypervisor/index.ts';
+import { isVcpuOp } from '../../hypervisor/door/vcpu-ops.ts';
+import { type Hypervisor, type Op, type OpResult, Progress } from '../../hypervisor/index.ts';
 
 /** Does an operation in pieces, the units running when it cannot go on; `between` looks at each state on the way. */
 export function inPieces(machine: Hypervisor, op: Op, between: () => void = () => {}): OpResult {
