@@ -43,7 +43,7 @@ import {
   stepRemoveFromPhysmap,
 } from './operations/reservation.ts';
 import { stepTick } from './operations/tick.ts';
-import { configure, type MachineConfig, type MachineOptions } from './options.ts';
+import { configure, ioFrames, type MachineConfig, type MachineOptions } from './options.ts';
 import { makeParts, type Parts } from './parts.ts';
 
 const OKAY: OpResult = Object.freeze({ result: 0 });
@@ -114,7 +114,7 @@ export class Hypervisor {
     const view = (domain: Domid) => control.grantViews[domain] ?? null;
     const crash = (vcpu: Vcpu, domain: Domid, reason: string) => crashDomain(control, { vcpu, domain, reason });
     const hasDevices = (domain: Domid) => control.root.devices.some(({ owner }) => owner === domain);
-    const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, view, hasDevices));
+    const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, ioFrames(config), view, hasDevices));
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
       frames: parts.frames,

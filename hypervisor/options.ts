@@ -153,6 +153,11 @@ export interface MachineOptions {
    * range of interrupt messages always is. xen: dom0_setup_permissions.
    */
   readonly keptIo?: readonly FrameRange[];
+  /**
+   * Frames of memory, `[first, last]`, that count as I/O memory: no domain's, and the hardware domain may map them. Those
+   * of reserved regions always do. xen: arch_init_memory, of the first MiB.
+   */
+  readonly ioFrames?: readonly FrameRange[];
   readonly reservedRegions?: readonly ReservedRegion[];
 }
 
@@ -199,6 +204,7 @@ export interface MachineConfig {
   readonly hypervisorFrames: number;
   readonly scrubFreed: boolean;
   readonly keptIo: readonly FrameRange[];
+  readonly ioFrames: readonly FrameRange[];
   readonly reservedRegions: readonly ReservedRegion[];
 }
 
@@ -309,6 +315,7 @@ const OPTIONS: Fields<MachineOptions> = {
   hypervisorFrames: optional(frameCount),
   scrubFreed: optional(flag),
   keptIo: optional(listOf(tuple(index, index))),
+  ioFrames: optional(listOf(tuple(index, index))),
   reservedRegions: optional(listOf(record(regionFields))),
 };
 const OPTION_LIST = fieldList(OPTIONS);
@@ -418,8 +425,14 @@ export function configure(options: MachineOptions): MachineConfig {
     hypervisorFrames: options.hypervisorFrames ?? 0,
     scrubFreed: options.scrubFreed ?? true,
     keptIo: options.keptIo ?? [],
+    ioFrames: options.ioFrames ?? [],
     reservedRegions,
   };
+}
+
+/** Frames, as far as they are memory, that count as I/O memory. */
+export function ioFrames({ ioFrames: named, reservedRegions }: MachineConfig): readonly FrameRange[] {
+  return [...named, ...reservedRegions.map(({ firstFrame, frames }) => [firstFrame, firstFrame + frames - 1] as const)];
 }
 
 /** Register values of a unit: a real one's, or those of its capabilities, defaults filled in. */

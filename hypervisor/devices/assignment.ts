@@ -70,6 +70,7 @@ function assign(context: OperationContext, op: Named<'assign_device'>): Destinat
     if (!target.iommu) return Errno.EOPNOTSUPP;
     if (op.domain === hardwareDomain || target.state !== 'alive') return Errno.EINVAL;
   }
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
   if (!found) return Errno.ENODEV;
   const { owner, broken } = found.device;
@@ -91,6 +92,7 @@ function deassign(context: OperationContext, op: Named<'deassign_device'>): Dest
     if (!named.iommu) return Errno.EOPNOTSUPP;
   }
   if (op.domain !== undefined && op.domain === hardwareDomain) return Errno.EINVAL;
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
   if (!found) return Errno.ENODEV;
   const { owner } = found.device;
@@ -126,6 +128,7 @@ export function testAssign({ control }: OperationContext, op: Named<'test_assign
     if (!target.iommu) return Errno.EOPNOTSUPP;
     if (op.domain === control.root.hardwareDomain) return Errno.EINVAL;
   }
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
   if (!found) return Errno.EINVAL;
   const { owner } = found.device;

@@ -107,6 +107,8 @@ export class Comparison {
         return this.#list(field, name, expected, got, sameDescriptor, report);
       case 'hexes':
         return this.#list(field, name, expected, got, Object.is, report);
+      case 'owners':
+        return this.#set(field, name, 1, expected, got, report);
       case 'changes':
         return this.#set(field, name, 2, expected, got, report);
       case 'contents':

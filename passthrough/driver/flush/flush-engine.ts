@@ -55,9 +55,10 @@ const GLOBAL = 1;
 const LEAVES_ONLY = 0x100;
 /** A wait was asked for before the next request: this one is waited for by itself. */
 const AWAITED_ALONE = 0x200;
-/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
+/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did, all or one page. */
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
+const PAGE_OF = 6;
 
 const NOTHING: readonly number[] = [];
 
@@ -252,6 +253,11 @@ export class FlushEngine {
     this.request(vcpu, IOTLB_OF, did, 0, unit);
   }
 
+  /** Of one unit, by did: the IOTLB for one page. */
+  requestPageOf(vcpu: Vcpu, unit: number, did: number, dfn: Dfn): void {
+    this.request(vcpu, PAGE_OF, did, dfn, unit);
+  }
+
   requestWait(vcpu: Vcpu): void {
     this.#states[vcpu]![WAIT_WANTED] = 1;
   }
@@ -340,7 +346,7 @@ export class FlushEngine {
   #nextDeviceTlb(unit: number, kind: number, domain: number, from: number): number {
     const by = kind & 0xff;
     if (by === CONTEXT_OF || !this.#contexts.hasDeviceTlbs) return -1;
-    const did = by === GLOBAL ? -1 : by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid);
+    const did = by === GLOBAL ? -1 : by >= IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid);
     return this.#contexts.nextDeviceTlb(unit, did, from);
   }
 
@@ -391,6 +397,7 @@ export class FlushEngine {
     const by = kind & 0xff;
     if (by === CONTEXT_OF) submitContext(frames, unit, domain, dfn);
     else if (by === IOTLB_OF) submitIotlb(frames, unit, DOMAIN, domain, 0, 0, false);
+    else if (by === PAGE_OF) submitIotlb(frames, unit, PAGE, domain, dfn, 0, false);
     else if (by === GLOBAL) submitIotlb(frames, unit, GLOBAL, 0, 0, 0, false);
     else {
       const did = this.#ids[unit.index]!.didOf(domain);

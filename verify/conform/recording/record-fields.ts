@@ -38,7 +38,8 @@ type Word<Field extends keyof typeof fieldWords> = (typeof fieldWords)[Field][nu
 export interface FieldValues {
   /** Signed: a status or an errno. */
   int: number;
-  /** Unsigned, of 32 and of 16 bits; 0 or 1. */
+  /** Unsigned: as far as numbers are exact, of 32 and of 16 bits; 0 or 1. */
+  count: number;
   word: number;
   half: number;
   bit: 0 | 1;
@@ -69,6 +70,12 @@ export interface FieldValues {
   changes: readonly (readonly [number, number, number, number])[];
   /** `[dom, frame, first, last, bytes, hash]`. */
   contents: readonly (readonly [number, string, number, number, string, string])[];
+  /** `[first, last, [bdf, ...]]`: pages that firmware wants mapped one to one for devices. */
+  regions: readonly (readonly [`0x${string}`, `0x${string}`, readonly `0x${string}`[]])[];
+  /** `[bdf, stride]`: the functions of that slot use further ids of it, so far apart. */
+  strides: readonly (readonly [`0x${string}`, 1 | 2 | 4])[];
+  /** `[bdf, domid]`; null: nobody's. */
+  owners: readonly (readonly [`0x${string}`, number | null])[];
   descriptors: readonly RecordedDescriptor[];
   faults: readonly RecordedFault[];
 }
@@ -149,6 +156,10 @@ export const recordFields = {
     xenVaRange: 'checked hexes',
     noncanonical: 'checked hexes',
     cpu: { vendor: 'checked text', hvm: 'checked textOrNull' },
+    /** In the order of the command line (xen: rmrr=, pci-phantom=); and what the hypervisor keeps as its console. */
+    reservedRegions: 'input regions?',
+    phantoms: 'input strides?',
+    hidden: 'input hexes?',
   },
   boot: { iommu: 'ignored descriptors' },
   header: {},
@@ -328,8 +339,15 @@ export const recordFields = {
     what: 'ignored text?',
     addr: 'ignored hex?',
   },
-  assign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
-  deassign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
+  assign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  test_assign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  deassign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  pci_device_remove: { ...bracketed, bdf: 'input hex' },
+  pci_device_add: { ...bracketed, bdf: 'input hex' },
+  /** Who has each device, as Xen tells it. */
+  owners: { ...quiet, devices: 'compared owners?', rc: 'ignored int?', t: 'ignored text?', xen: 'ignored any?' },
+  /** Free pages of the hypervisor: as many as its own allocations take. */
+  heap: { free_pages: 'ignored word', delta: 'ignored int', t: 'ignored text?' },
   destroydomain: { ...ofDomain, gt: 'compared changes?' },
   update_va_mapping: { ...byDomain, va: 'input hex', pte: 'input hex', mfn: 'ignored any?', t: 'ignored any?' },
   map_foreign: {
@@ -351,7 +369,7 @@ export const recordFields = {
     out: 'compared hexes',
     t: 'ignored any?',
   },
-  add_to_physmap: { ...byDomain, space: 'input word', idx: 'input word', gfn: 'input hex', t: 'ignored any?' },
+  add_to_physmap: { ...byDomain, space: 'input word', idx: 'input count', gfn: 'input hex', t: 'ignored any?' },
   remove_from_physmap: { ...byDomain, gfn: 'input hex', t: 'ignored any?' },
   dma: {
     s: 'ignored any?',
@@ -370,6 +388,42 @@ export const recordFields = {
     iommu: 'compared descriptors',
     ...logged,
   },
+  /** As `dma`, and nothing is looked at but the fault; `buffer` is the place in the device's own memory. */
+  dma_raw: {
+    s: 'ignored any?',
+    bdf: 'input hex',
+    addr: 'input hex',
+    len: 'input word',
+    w: 'input bit',
+    buffer: 'input hex?',
+    faults: 'compared faults?',
+    why: 'ignored text?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  /** A network card fetches one descriptor of its ring in domain `dom`'s data, and writes back that it has. */
+  nicgood: {
+    s: 'ignored any?',
+    bdf: 'input hex',
+    dom: 'input half',
+    busmaster: 'input bit',
+    descriptor_done_written: 'compared bit',
+    why: 'ignored text?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  /** One of a burst of fetches that fault. When, by its own clock, and from where is not told. */
+  nicdma: {
+    s: 'ignored any?',
+    bdf: 'ignored hex?',
+    i: 'ignored word',
+    t_us: 'ignored word?',
+    busmaster_after: 'ignored bit',
+    faults: 'ignored faults?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  cmdreg: { bdf: 'ignored hex', value: 'ignored hex', busmaster: 'ignored bit', t: 'ignored text?' },
   poke: {
     ...quiet,
     d: 'ignored any?',

@@ -16,9 +16,10 @@ export function hexOf(value: Wide): string {
 /** A frame number; what no frame number can hold stays beyond every machine. */
 export const frameOf = (hex: string): number => Number(hex);
 
-/** `0000:00:06.0` of bus << 8 | device << 3 | function. */
+/** `0000:00:06.0` of segment << 16 | bus << 8 | device << 3 | function. */
 export function sbdfOf(bdf: number): string {
-  const bus = (bdf >>> 8).toString(16).padStart(2, '0');
+  const segment = (bdf >>> 16).toString(16).padStart(4, '0');
+  const bus = ((bdf >>> 8) & 0xff).toString(16).padStart(2, '0');
   const device = ((bdf >>> 3) & 31).toString(16).padStart(2, '0');
-  return `0000:${bus}:${device}.${bdf & 7}`;
+  return `${segment}:${bus}:${device}.${bdf & 7}`;
 }

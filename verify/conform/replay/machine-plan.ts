@@ -16,6 +16,8 @@ const KEPT_IO = [
   [0xfed90, 0xfed90],
   [0xfd00000, 2 ** 40 - 1],
 ] as const;
+/** The first MiB of memory. */
+const LOW_MEMORY = [0, 0xff] as const;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them; and as many at the most. */
 const GFNS = 1 << 17;
 const GFNS_MAX = 1 << 26;
@@ -43,7 +45,7 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     if (record.o === 'createdomain') {
       domains = Math.max(domains, record.id + 1);
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
-    } else if (record.o === 'pci') devices.push(deviceOf(record));
+    } else if (record.o === 'pci') devices.push(deviceOf(record, config));
     else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
     else if (record.o === 'memory_op') batchMax = Math.max(batchMax, record.in.length << (record.order ?? 0));
   }
@@ -67,6 +69,7 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
     keptIo: KEPT_IO,
+    ioFrames: [LOW_MEMORY],
     scrubFreed: false,
     caches: {
       kind: 'lru',
@@ -80,6 +83,11 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
         rewalkOnPermissionMiss: false,
       },
     },
+    reservedRegions: (config.reservedRegions ?? []).map(([first, last, of]) => ({
+      firstFrame: frameOf(first),
+      frames: frameOf(last) - frameOf(first) + 1,
+      devices: of.map((bdf) => sbdfOf(Number(bdf))),
+    })),
     iommu: {
       superpages: config.iommu.superpages,
       quarantine: config.iommu.quarantine,
@@ -130,14 +138,20 @@ export function wordsOf(hex: string): readonly [low: number, high: number] {
   return [Number.parseInt(digits.slice(8), 16), Number.parseInt(digits.slice(0, 8), 16)];
 }
 
-function deviceOf(record: RecordOf<'pci'>): DeviceDescription {
+function deviceOf(record: RecordOf<'pci'>, { phantoms, hidden }: RecordOf<'config'>): DeviceDescription {
+  const bdf = Number(record.bdf);
+  // The stride is said of a slot; only a function below it has functions beyond. xen: pci_add_device.
+  const isOf = (slot: string, stride: number) => Number(slot) >>> 3 === bdf >>> 3 && stride > (bdf & 7);
+  const phantomStride = phantoms?.find(([slot, stride]) => isOf(slot, stride))?.[1];
   return {
-    device: sbdfOf(Number(record.bdf)),
+    device: sbdfOf(bdf),
     unit: 0,
     type: record.type,
     ...(record.secondary !== undefined && { secondary: record.secondary }),
     ...(record.subordinate !== undefined && { subordinate: record.subordinate }),
     ats: record.ats,
+    ...(phantomStride !== undefined && { phantomStride }),
+    ...(hidden?.some((other) => Number(other) === bdf) && { hidden: true }),
   };
 }
 
@@ -153,7 +167,10 @@ export function hardwareDomainOp(recording: Recording, found: DomainRecord | und
     domain: 0,
     kind: 'pv',
     iommu: found.cdf_iommu === 1,
-    memory: pvMemory(found, config),
+    memory: {
+      ...pvMemory(found, config),
+      ...(typeof found.sharedInfo === 'string' && { heapFrames: [frameOf(found.sharedInfo)] }),
+    },
     grantFrames: found.maxGrantFrames,
     maptrackFrames: Math.min(found.maxMaptrackFrames, maptrackFrames(recording)),
     grantVersion: config.gnttab.maxVersion === 1 ? 1 : 2,

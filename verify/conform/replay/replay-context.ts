@@ -25,7 +25,7 @@ export interface ReplayContext {
   readonly adopted: AdoptedFrames;
   /** Where dom0's last window into foreign memory lies: windows follow one another. */
   windowAt: number;
-  /** What each device has in its own buffer, as hex, and what the processor had stored for it to read. */
+  /** What each device has in a place of its own memory, as hex, and what the processor had stored for it to read. */
   readonly deviceBuffers: Map<string, { readonly bytes: string; readonly stored: string }>;
   step(op: Op): Outcome;
   /** Does what only prepares and has no result in the record; where it cannot be done, that is a disagreement. */
