@@ -103,7 +103,10 @@ export class Hypervisor {
     const { parts, config } = this;
     this.control = new ControlState({
       domains: new Array<null>(config.domains).fill(null),
-      devices: config.devices.map(({ device, unit, hidden }) => freshDevice(device, unit, hidden ? DOMID_XEN : null)),
+      devices: config.devices.map(({ device, unit, hidden, type }) => ({
+        ...freshDevice(device, unit, hidden ? DOMID_XEN : null),
+        present: type !== 'unknown',
+      })),
       hardwareDomain: null,
       units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities, present: true })),
       policy: { name: config.policy.name, release: config.release },

@@ -68,14 +68,15 @@ export interface DeviceDescription {
 /** A range that firmware wants mapped one to one for devices (ACPI: RMRR); its frames are nobody's memory. */
 export type { ReservedRegion } from '../passthrough/index.ts';
 
-/** xen: enum pdev_type. `pci-endpoint` is conventional PCI. */
+/** xen: enum pdev_type. `pci-endpoint` is conventional PCI; `unknown`: no function answers there. */
 export type DeviceType =
   | 'endpoint'
   | 'pci-endpoint'
   | 'host-bridge'
   | 'root-port'
   | 'pcie-to-pci-bridge'
-  | 'pci-bridge';
+  | 'pci-bridge'
+  | 'unknown';
 
 /** Limits of every domain, its highest table version, and boot options (xen: gnttab=). */
 export interface GrantSettings extends GrantLimits, GrantOptions {
@@ -154,8 +155,8 @@ export interface MachineOptions {
    */
   readonly keptIo?: readonly FrameRange[];
   /**
-   * Frames of memory, `[first, last]`, that count as I/O memory: no domain's, and the hardware domain may map them. Those
-   * of reserved regions always do. xen: arch_init_memory, of the first MiB.
+   * Frames of memory, `[first, last]`, that count as I/O memory: no domain's, and the hardware domain may map them.
+   * Those of reserved regions always do. xen: arch_init_memory, of the first MiB.
    */
   readonly ioFrames?: readonly FrameRange[];
   readonly reservedRegions?: readonly ReservedRegion[];
@@ -274,7 +275,9 @@ const grants: Fields<GrantSettings> = {
 const deviceFields: Fields<DeviceDescription> = {
   device,
   unit: index,
-  type: optional(oneWord('endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge')),
+  type: optional(
+    oneWord('endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge', 'unknown'),
+  ),
   secondary: busNumber,
   subordinate: busNumber,
   ats: optional(flag),

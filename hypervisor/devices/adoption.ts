@@ -33,7 +33,10 @@ export function adoptDevices(machine: OperationContext, domain: Domid): number {
   if (errno !== 0) return errno;
   control.change(`domain ${domain} is the hardware domain`, (draft) => {
     draft.hardwareDomain = domain;
-    for (const [index, { owner }] of before.devices.entries()) if (owner === null) draft.devices[index]!.owner = domain;
+    for (const [index, { owner }] of before.devices.entries()) {
+      const isThere = !machine.parts.functions[index]!.isUnknown;
+      if (owner === null && isThere) draft.devices[index]!.owner = domain;
+    }
   });
   return 0;
 }

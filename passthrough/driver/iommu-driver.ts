@@ -257,8 +257,8 @@ export class IommuDriver {
 
   /**
    * A device frame has been entered into new tables of a quarantine. Units that cache what is absent are told, if any
-   * device with such tables was ever in quarantine behind them, as recorded: by the did of DOMID_IO, which no entry has.
-   * Where dids are handed out it has none. xen: iommu_identity_mapping(dom_io), iommu_flush_iotlb.
+   * device with such tables was ever in quarantine behind them: by the did of DOMID_IO, which no entry has, as
+   * recorded. Where dids are handed out it has none. xen: iommu_identity_mapping(dom_io), iommu_flush_iotlb.
    * @returns whether anything is to be flushed
    */
   quarantineMapped(vcpu: Vcpu, dfn: Dfn): boolean {

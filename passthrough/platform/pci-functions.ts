@@ -24,6 +24,8 @@ export interface PciFunction {
   readonly sbdf: Sbdf;
   readonly unit: number;
   readonly isHostBridge: boolean;
+  /** There is no such function, though a kernel may say so. */
+  readonly isUnknown: boolean;
   /**
    * Requester ids that its DMA may carry: its own; behind a conventional bridge the bridge's too, and for PCIe to PCI
    * that of device 0 on the bridge's secondary bus. None for bridges: their entries follow the devices behind them.
@@ -93,7 +95,8 @@ function phantomsOf({ device, type, phantomStride = 0 }: PciDescription, all: re
   const own = parseSbdf(device);
   const beyond = (stride: number) =>
     Array.from({ length: Math.floor((7 - (own & 7)) / stride) }, (_, at) => (own + (at + 1) * stride) as Sbdf);
-  const isReal = (sbdf: number) => all.some((other) => parseSbdf(other.device) === sbdf);
+  const isReal = (sbdf: number) =>
+    all.some(({ device: name, type: of }) => of !== 'unknown' && parseSbdf(name) === sbdf);
   let stride = phantomStride;
   while (beyond(stride).some(isReal)) stride *= 2;
   return beyond(stride);
@@ -114,6 +117,7 @@ export function pciFunctions(
       sbdf,
       unit: one.unit,
       isHostBridge: one.type === 'host-bridge',
+      isUnknown: one.type === 'unknown',
       requesters: requestersOf(one, descriptions),
       requester: requesterOf(one, descriptions),
       phantoms: phantomsOf(one, descriptions),

@@ -76,6 +76,8 @@ const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   memory_op: (probe, { d, in: list }) => [aboutDomain(probe, d), ...aboutPlaces(probe, d, list)],
   add_to_physmap: (probe, { d, gfn }) => [aboutTable(probe, d), ...aboutPlaces(probe, d, [gfn])],
   remove_from_physmap: (probe, { d, gfn }) => aboutPlaces(probe, d, [gfn]),
+  owners: (probe, { devices }) => (devices ?? []).slice(0, TOLD).map(([bdf]) => aboutOwner(probe, bdf)),
+  nicdma: () => ['a fetch of a descriptor asks for no invalidation'],
   dma: explainAccess,
   dma_raw: explainAccess,
   nicgood: explainDevice,

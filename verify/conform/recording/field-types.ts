@@ -1,6 +1,6 @@
 // How a value of each type of field looks: for checking what a file says.
 
-import { type FieldType, fieldWords } from './record-fields.ts';
+import { type FieldType, fieldWords } from './field-values.ts';
 
 /** Whether a value is of a type, and what would be. */
 export interface TypeCheck {

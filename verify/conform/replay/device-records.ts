@@ -3,7 +3,7 @@
 import type { DmaResult, Op } from '../../../hypervisor/index.ts';
 import { bytesHex, filledHex } from '../../../machine/hex.ts';
 import { DOMID_INVALID, type Sbdf, sbdfText } from '../../../machine/ids.ts';
-import type { RecordedFault } from '../recording/record-fields.ts';
+import type { RecordedFault } from '../recording/field-values.ts';
 import { frameOf, hexOf, sbdfOf, wideOf } from './hex-value.ts';
 import type { Handlers, ReplayContext } from './replay-context.ts';
 

@@ -2,7 +2,8 @@
 
 import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
 import { wide } from '../../../machine/wide.ts';
-import type { ElementOf, FieldValues, RecordedLine } from '../recording/record-fields.ts';
+import type { FieldValues } from '../recording/field-values.ts';
+import type { ElementOf, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
 import { STATUS_INDEX } from './memory-records.ts';

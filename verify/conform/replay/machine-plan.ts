@@ -46,7 +46,9 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
       domains = Math.max(domains, record.id + 1);
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
     } else if (record.o === 'pci') devices.push(deviceOf(record, config));
-    else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
+    else if (record.o === 'pci_device_add' && !isKnown(devices, record.bdf)) {
+      devices.push({ device: sbdfOf(Number(record.bdf)), unit: 0, type: 'unknown' });
+    } else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
     else if (record.o === 'memory_op') batchMax = Math.max(batchMax, record.in.length << (record.order ?? 0));
   }
   return {
@@ -97,6 +99,9 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     },
   };
 }
+
+const isKnown = (devices: readonly DeviceDescription[], bdf: string): boolean =>
+  devices.some(({ device }) => device === sbdfOf(Number(bdf)));
 
 /** gfns that HVM domains use, by what records name. */
 function gfnsOf({ records }: Recording): number {
@@ -167,10 +172,7 @@ export function hardwareDomainOp(recording: Recording, found: DomainRecord | und
     domain: 0,
     kind: 'pv',
     iommu: found.cdf_iommu === 1,
-    memory: {
-      ...pvMemory(found, config),
-      ...(typeof found.sharedInfo === 'string' && { heapFrames: [frameOf(found.sharedInfo)] }),
-    },
+    memory: pvMemory(found, config),
     grantFrames: found.maxGrantFrames,
     maptrackFrames: Math.min(found.maxMaptrackFrames, maptrackFrames(recording)),
     grantVersion: config.gnttab.maxVersion === 1 ? 1 : 2,
@@ -214,6 +216,8 @@ function pvMemory(found: DomainRecord, hardware: RecordOf<'config'> | null): Mem
       access ?? 'rw',
     ]),
     grantFrames: found.gtmfn.slice(0, 1).map(frameOf),
+    heapFrames:
+      typeof found.sharedInfo === 'string' && found.sharedInfo.startsWith('0x') ? [frameOf(found.sharedInfo)] : [],
     ...(hardware && {
       identity: hardware.dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access]),
     }),
