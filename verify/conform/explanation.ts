@@ -34,6 +34,7 @@ const explainAddress = (probe: MachineProbe, { d, va }: RecordOf<'update_va_mapp
 
 /** What each kind of record names: entries, pins, handles, frames, gfns, devices. */
 const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
+  boot: (probe) => [aboutDomain(probe, 0)],
   createdomain: (probe, { id }) => [aboutDomain(probe, id)],
   populate: (probe, { id, in: list }) => [aboutDomain(probe, id), ...aboutPlaces(probe, id, list ?? [])],
   pin_l4: (probe, { id }) => [aboutDomain(probe, id)],

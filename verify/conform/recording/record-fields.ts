@@ -93,7 +93,8 @@ export const recordFields = {
     phantoms: 'input strides?',
     hidden: 'input hexes?',
   },
-  boot: { iommu: 'ignored descriptors' },
+  /** What the unit was told until dom0 ran. */
+  boot: { iommu: 'compared descriptors' },
   header: {},
   label: { t: 'ignored text' },
   note: { t: 'ignored text' },

@@ -3,7 +3,7 @@
 import type { DmaResult, Op } from '../../../hypervisor/index.ts';
 import { bytesHex, filledHex } from '../../../machine/hex.ts';
 import { DOMID_INVALID, type Sbdf, sbdfText } from '../../../machine/ids.ts';
-import type { RecordedFault } from '../recording/field-values.ts';
+import type { RecordedDescriptor, RecordedFault } from '../recording/field-values.ts';
 import { frameOf, hexOf, sbdfOf, wideOf } from './hex-value.ts';
 import type { Handlers, ReplayContext } from './replay-context.ts';
 
@@ -42,7 +42,31 @@ function recordedFaults(dma: DmaResult | undefined, sid: Sbdf, addr: string, wri
 const textOf = (context: ReplayContext, frame: number, offset: number, count: number): string | null =>
   context.probe.isMemory(frame) ? bytesHex(context.probe.bytes(frame), offset, offset + count) : null;
 
+/**
+ * What the unit was told of devices as the hardware domain was made. Before that and after it Xen invalidates all, and
+ * all of the domain; the model, whose caches are empty, has no such invalidations. xen: intel_iommu_hwdom_init,
+ * iommu_flush_all.
+ */
+function toldOfDevices(told: readonly RecordedDescriptor[]): readonly RecordedDescriptor[] {
+  const areAwaited = told.every(({ t }, at) => (t === 'wait') === (at % 2 === 1)) && told.length % 2 === 0;
+  const own = [...told.keys()].filter((at) => told[at]!.t !== 'wait' && told[at]!.t !== 'dev-iotlb');
+  const [first, last] = [own.slice(0, BEFORE.length), own.slice(-AFTER.length)];
+  const says = (places: readonly number[]) => places.map((at) => `${told[at]!.t} ${told[at]!.g}`).join();
+  const isBoot = areAwaited && own.length >= BEFORE.length + AFTER.length;
+  if (!isBoot || says(first) !== BEFORE.join() || says(last) !== AFTER.join()) return told;
+  return told.slice(2 * BEFORE.length, last[0]);
+}
+const BEFORE = ['cc global', 'iotlb global'];
+const AFTER = ['iotlb domain', 'cc global', 'iotlb global'];
+
 export const deviceHandlers: Handlers = {
+  /** The domain is there already, and its devices are its own. */
+  boot(context, { iommu }) {
+    const rest = toldOfDevices(iommu);
+    context.tally.skip('boot.iommu', iommu.length - rest.length);
+    return { observed: {}, recorded: { iommu: rest } };
+  },
+
   assign(context, { dom, bdf, flags = 0 }) {
     const device = sbdfOf(Number(bdf));
     const relaxed = (flags & RDM_RELAXED) !== 0;

@@ -224,6 +224,7 @@ export const grantHandlers: Handlers = {
       ...(n === 1 ? {} : { count: n }),
     });
     const after = context.probe.tableFrames(target);
+    for (const frame of after.shared) context.contents.know(frame);
     if (after.shared.length !== have) context.entries.tablesChanged(target);
     noteGrowth(context, grown, after.shared, have);
     noteGrowth(context, grownStatus, after.status, status.length);

@@ -219,9 +219,24 @@ function pvMemory(found: DomainRecord, hardware: RecordOf<'config'> | null): Mem
     heapFrames:
       typeof found.sharedInfo === 'string' && found.sharedInfo.startsWith('0x') ? [frameOf(found.sharedInfo)] : [],
     ...(hardware && {
-      identity: hardware.dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access]),
+      identity: identityOf(hardware),
     }),
   };
+}
+
+/** What is mapped for the hardware domain beside its memory, but for the reserved regions, which come with devices. */
+function identityOf({ dom0Identity, reservedRegions = [] }: RecordOf<'config'>): MemoryLayout['identity'] & object {
+  const whole = dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access] as const);
+  return reservedRegions.reduce(
+    (ranges, [start, end]) =>
+      ranges.flatMap(([first, last, access]) =>
+        [
+          [first, Math.min(last, frameOf(start) - 1), access] as const,
+          [Math.max(first, frameOf(end) + 1), last, access] as const,
+        ].filter(([from, to]) => from <= to),
+      ),
+    whole,
+  );
 }
 
 function hvmMemory(found: DomainRecord): MemoryLayout {
