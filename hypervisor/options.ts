@@ -307,7 +307,7 @@ const OPTIONS: Fields<MachineOptions> = {
   }),
   maptrackOrder: optional(oneWord('fifo', 'lowest-free')),
   windowPages: optional(frameCount),
-  gfns: optional(between(0, 2 ** 26)),
+  gfns: optional(between(0, 2 ** 29)),
   policy: optional(policy),
   release: optional(release),
   caches: optional(caches),

@@ -6,7 +6,7 @@ import { gunzipSync } from 'node:zlib';
 import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
 
 /**
- * Devices: reserved regions, of guests of both kinds; phantom functions; faults; a hidden one; a scratch page;
+ * Devices: reserved regions, of guests of both kinds; phantom functions; faults; a hidden one; widths; a scratch page;
  * quarantine by order; what is asked before; removal and addition; device TLBs.
  */
 const DEVICES = [
@@ -17,6 +17,7 @@ const DEVICES = [
   'dev2-417-mf',
   'dev3-417-cm0',
   'dev4-417-cm0',
+  'dev5-417-aw39-cm1',
   'dev6-417-scratch-cm1',
   'dev7-417-noquar-cm1',
   'dev8-417-cm0',

@@ -317,7 +317,8 @@ export const recordFields = {
     read_data_ok: 'compared int?',
     mem: 'compared bytes?',
     why: 'ignored text?',
-    owner: 'ignored any?',
+    /** Whose page a processor looks at through a window; the device may have another. */
+    owner: 'input half?',
     iommu: 'compared descriptors',
     ...logged,
   },

@@ -96,19 +96,20 @@ export const deviceHandlers: Handlers = {
   owners: ({ probe }, { devices }) => (devices ? { observed: { devices: probe.deviceOwners() } } : undefined),
 
   /** The device reads into its own buffer, or writes its buffer back. A processor had stored `cpu` there before. */
-  dma(context, { bdf, addr, len, w, cpu, faultKnown }) {
+  dma(context, { bdf, addr, len, w, cpu, faultKnown, owner }) {
     const device = sbdfOf(Number(bdf));
-    const frame = Math.floor(Number(addr) / 4096);
+    const place = Math.floor(Number(addr) / PAGE_BYTES);
+    const frame = context.windows.get(`${owner} ${place}`) ?? place;
     const address = wideOf(addr);
     const sid = context.probe.requester(device);
     const from = { device, requester: sbdfText(sid), address };
     store(context, frame, 0, cpu);
-    const place = bufferName(device, BUFFER);
-    const buffer = context.deviceBuffers.get(place);
+    const memory = bufferName(device, BUFFER);
+    const buffer = context.deviceBuffers.get(memory);
     if (w === 0) {
       const { dma } = context.step({ op: 'dma', ...from, access: 'read', length: len });
       const bytes = dma?.bytes ?? buffer?.bytes ?? filledHex(0, PROBE_BYTES);
-      context.deviceBuffers.set(place, { bytes, stored: cpu });
+      context.deviceBuffers.set(memory, { bytes, stored: cpu });
       return { observed: faultKnown ? { faults: recordedFaults(dma, sid, addr, w) } : {} };
     }
     const bytes = buffer?.bytes ?? filledHex(0, PROBE_BYTES);

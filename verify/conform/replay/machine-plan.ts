@@ -20,7 +20,7 @@ const KEPT_IO = [
 const LOW_MEMORY = [0, 0xff] as const;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them; and as many at the most. */
 const GFNS = 1 << 17;
-const GFNS_MAX = 1 << 26;
+const GFNS_MAX = 1 << 29;
 const HANDLES_PER_FRAME = 256;
 /** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
 const IOTLB_ENTRIES = 1024;

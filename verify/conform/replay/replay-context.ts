@@ -23,6 +23,8 @@ export interface ReplayContext {
   readonly contents: ContentWatch;
   readonly tally: Tally;
   readonly adopted: AdoptedFrames;
+  /** The frame behind the window that dom0 has to a place of a domain, as it was when it was opened. */
+  readonly windows: Map<string, number>;
   /** Where dom0's last window into foreign memory lies: windows follow one another. */
   windowAt: number;
   /** What each device has in a place of its own memory, as hex, and what the processor had stored for it to read. */

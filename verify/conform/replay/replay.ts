@@ -38,6 +38,7 @@ export class Replay implements ReplayContext {
   readonly tally: Tally;
   readonly adopted = new AdoptedFrames();
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
+  readonly windows: ReplayContext['windows'] = new Map();
   windowAt = 0;
   /** What is written from here on is in the heap's log; so far it has been looked at. */
   #mark: Mark;
