@@ -114,11 +114,11 @@ export class PseudoDomids {
   obtain(index: number): void {
     if (index >= this.#count || this.of(index) >= 0) return;
     const search = this.#base + this.#count;
-    let next = this.#heap.words[search]! + this.#count;
-    do next %= QUARANTINES_MAX;
-    while (this.indexOf(quarantineDomid(next)) >= 0 && ++next >= 0);
+    let next = (this.#heap.words[search]! + this.#count) >>> 0;
+    while (this.indexOf(quarantineDomid(next % QUARANTINES_MAX)) >= 0) next += 1;
+    next %= QUARANTINES_MAX;
     this.#heap.write(this.#base + index, (next - index) >>> 0);
-    this.#heap.write(search, next + 1 - this.#count);
+    this.#heap.write(search, (next + 1 - this.#count) >>> 0);
   }
 }
 
