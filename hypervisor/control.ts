@@ -41,7 +41,7 @@ export interface DeviceControl {
   readonly owner: number | null;
   /** A guest's device: its place among those of its owner, 0 the last to come. */
   readonly place: number;
-  /** False once it was removed: no unit knows it, until it is added again. */
+  /** False once it was removed, until it is added again: no unit knows it. Of what is unknown, until it is added. */
   readonly present: boolean;
   /** It was put into quarantine on its own account, and goes back there from a guest, whatever the machine's option. */
   readonly quarantine: boolean;

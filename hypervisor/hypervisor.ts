@@ -44,7 +44,7 @@ import {
   stepRemoveFromPhysmap,
 } from './operations/reservation.ts';
 import { stepTick } from './operations/tick.ts';
-import { configure, type MachineConfig, type MachineOptions } from './options.ts';
+import { configure, ioFrames, type MachineConfig, type MachineOptions } from './options.ts';
 import { makeParts, type Parts } from './parts.ts';
 
 const OKAY: OpResult = Object.freeze({ result: 0 });
@@ -104,7 +104,10 @@ export class Hypervisor {
     const { parts, config } = this;
     this.control = new ControlState({
       domains: new Array<null>(config.domains).fill(null),
-      devices: config.devices.map(({ device, unit, hidden }) => freshDevice(device, unit, hidden ? DOMID_XEN : null)),
+      devices: config.devices.map(({ device, unit, hidden, type }) => ({
+        ...freshDevice(device, unit, hidden ? DOMID_XEN : null),
+        present: type !== 'unknown',
+      })),
       hardwareDomain: null,
       units: parts.units.map((unit) => ({ unit: unit.index, capabilities: unit.capabilities, present: true })),
       policy: { name: config.policy.name, release: config.release },
@@ -117,7 +120,7 @@ export class Hypervisor {
     const hasDevices = (domain: Domid) => control.root.devices.some(({ owner }) => owner === domain);
     parts.driver.flush.devices.observer = (vcpu, unit, source, domain) =>
       giveUpDevice(control, { vcpu, unit, source, domain });
-    const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, view, hasDevices));
+    const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, ioFrames(config), view, hasDevices));
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {
       frames: parts.frames,

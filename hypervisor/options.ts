@@ -68,14 +68,15 @@ export interface DeviceDescription {
 /** A range that firmware wants mapped one to one for devices (ACPI: RMRR); its frames are nobody's memory. */
 export type { ReservedRegion } from '../passthrough/index.ts';
 
-/** xen: enum pdev_type. `pci-endpoint` is conventional PCI. */
+/** xen: enum pdev_type. `pci-endpoint` is conventional PCI; `unknown`: no function answers there. */
 export type DeviceType =
   | 'endpoint'
   | 'pci-endpoint'
   | 'host-bridge'
   | 'root-port'
   | 'pcie-to-pci-bridge'
-  | 'pci-bridge';
+  | 'pci-bridge'
+  | 'unknown';
 
 /** Limits of every domain, its highest table version, and boot options (xen: gnttab=). */
 export interface GrantSettings extends GrantLimits, GrantOptions {
@@ -153,6 +154,11 @@ export interface MachineOptions {
    * range of interrupt messages always is. xen: dom0_setup_permissions.
    */
   readonly keptIo?: readonly FrameRange[];
+  /**
+   * Frames of memory, `[first, last]`, that count as I/O memory: no domain's, and the hardware domain may map them.
+   * Those of reserved regions always do. xen: arch_init_memory, of the first MiB.
+   */
+  readonly ioFrames?: readonly FrameRange[];
   readonly reservedRegions?: readonly ReservedRegion[];
 }
 
@@ -199,6 +205,7 @@ export interface MachineConfig {
   readonly hypervisorFrames: number;
   readonly scrubFreed: boolean;
   readonly keptIo: readonly FrameRange[];
+  readonly ioFrames: readonly FrameRange[];
   readonly reservedRegions: readonly ReservedRegion[];
 }
 
@@ -268,7 +275,9 @@ const grants: Fields<GrantSettings> = {
 const deviceFields: Fields<DeviceDescription> = {
   device,
   unit: index,
-  type: optional(oneWord('endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge')),
+  type: optional(
+    oneWord('endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge', 'unknown'),
+  ),
   secondary: busNumber,
   subordinate: busNumber,
   ats: optional(flag),
@@ -298,7 +307,7 @@ const OPTIONS: Fields<MachineOptions> = {
   }),
   maptrackOrder: optional(oneWord('fifo', 'lowest-free')),
   windowPages: optional(frameCount),
-  gfns: optional(between(0, 2 ** 26)),
+  gfns: optional(between(0, 2 ** 29)),
   policy: optional(policy),
   release: optional(release),
   caches: optional(caches),
@@ -309,6 +318,7 @@ const OPTIONS: Fields<MachineOptions> = {
   hypervisorFrames: optional(frameCount),
   scrubFreed: optional(flag),
   keptIo: optional(listOf(tuple(index, index))),
+  ioFrames: optional(listOf(tuple(index, index))),
   reservedRegions: optional(listOf(record(regionFields))),
 };
 const OPTION_LIST = fieldList(OPTIONS);
@@ -418,8 +428,14 @@ export function configure(options: MachineOptions): MachineConfig {
     hypervisorFrames: options.hypervisorFrames ?? 0,
     scrubFreed: options.scrubFreed ?? true,
     keptIo: options.keptIo ?? [],
+    ioFrames: options.ioFrames ?? [],
     reservedRegions,
   };
+}
+
+/** Frames, as far as they are memory, that count as I/O memory. */
+export function ioFrames({ ioFrames: named, reservedRegions }: MachineConfig): readonly FrameRange[] {
+  return [...named, ...reservedRegions.map(({ firstFrame, frames }) => [firstFrame, firstFrame + frames - 1] as const)];
 }
 
 /** Register values of a unit: a real one's, or those of its capabilities, defaults filled in. */

@@ -22,7 +22,7 @@ import {
 } from '../passthrough/index.ts';
 import { P2m } from './memory/p2m.ts';
 import { PvTables } from './memory/pv-tables.ts';
-import { type MachineConfig, unitRegisters } from './options.ts';
+import { ioFrames, type MachineConfig, unitRegisters } from './options.ts';
 
 /** Words of active entries that a grant frame may need. */
 const ACTIVE_WORDS = 1 << 12;
@@ -67,7 +67,7 @@ export function makeParts(config: MachineConfig): Parts {
     domains,
     keepsFreed: !config.scrubFreed,
   });
-  for (const { firstFrame, frames: count } of config.reservedRegions) reserveFrames(frames, firstFrame, count);
+  for (const [first, last] of ioFrames(config)) reserveFrames(frames, first, last);
   const dma = new DmaInFlight(heap, config.dmaSlots);
   const registersOf = config.units.map(unitRegisters);
   const capabilities = registersOf.map(decodeCapabilities);
@@ -149,9 +149,9 @@ export function makeParts(config: MachineConfig): Parts {
 }
 
 /** What firmware keeps for devices is nobody's memory. */
-function reserveFrames(frames: FrameTable, first: number, count: number): void {
-  const end = Math.min(first + count, frames.ram);
-  for (let frame = first; frame < end; frame += 1) frames.allocate(DOMID_IO, { at: frame, xenHeap: true });
+function reserveFrames(frames: FrameTable, first: number, last: number): void {
+  for (let frame = first; frame <= last && frame < frames.ram; frame += 1)
+    frames.allocate(DOMID_IO, { at: frame, xenHeap: true });
 }
 
 /** What each endpoint finds in quarantine, in the order of their addresses; none where no device finds anything. */

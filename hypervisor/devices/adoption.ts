@@ -10,9 +10,9 @@ import { countRegion, mapPage, regionCount } from './regions.ts';
 const CPU = 0 as Vcpu;
 
 /**
- * Makes a domain the hardware domain and gives it every ownerless device, each with its reserved regions and context
- * entries if the domain has device tables. The units are let run until nothing that they may have cached is left. To be
- * called when no operation is in progress.
+ * Makes a domain the hardware domain and gives it every ownerless device: if the domain has device tables, the context
+ * entries of all of them, and then their reserved regions. The units are let run until nothing that they may have
+ * cached is left. To be called when no operation is in progress.
  * @returns 0; or -EBUSY, -ENOMEM, and then nothing is changed.
  */
 export function adoptDevices(machine: OperationContext, domain: Domid): number {
@@ -23,7 +23,12 @@ export function adoptDevices(machine: OperationContext, domain: Domid): number {
   const served = before.devices.flatMap(({ owner }, index) => (owner === null || owner === DOMID_XEN ? [index] : []));
   const mark = heap.mark();
   let errno = 0;
-  if (driver.tables.exists(domain)) for (const index of served) errno ||= serve(machine, domain, index);
+  if (driver.tables.exists(domain)) {
+    for (const index of served) errno ||= serve(machine, domain, index);
+    for (let region = machine.config.reservedRegions.length - 1; region >= 0; region -= 1) {
+      errno ||= serveRegion(machine, domain, region, served);
+    }
+  }
   if (errno !== 0) {
     heap.rollback(mark);
     control.root = before;
@@ -33,28 +38,38 @@ export function adoptDevices(machine: OperationContext, domain: Domid): number {
   if (errno !== 0) return errno;
   control.change(`domain ${domain} is the hardware domain`, (draft) => {
     draft.hardwareDomain = domain;
-    for (const [index, { owner }] of before.devices.entries()) if (owner === null) draft.devices[index]!.owner = domain;
+    for (const [index, { owner }] of before.devices.entries()) {
+      const isThere = !machine.parts.functions[index]!.isUnknown;
+      if (owner === null && isThere) draft.devices[index]!.owner = domain;
+    }
   });
   return 0;
 }
 
+/** The entries of a device, its phantom functions' included. */
 function serve(machine: OperationContext, domain: Domid, index: number): number {
-  const { parts, config } = machine;
-  const { unit, requesters, phantoms, regions } = parts.functions[index]!;
-  for (const region of regions) {
+  const { parts } = machine;
+  const { unit, requesters, phantoms } = parts.functions[index]!;
+  for (const requester of [...requesters, ...phantoms]) {
+    const errno = parts.driver.attach(CPU, domain, unit as UnitIndex, requester);
+    if (errno !== 0) return errno;
+    settle(machine);
+  }
+  return 0;
+}
+
+/** A region, for each of the devices that need it; the last one comes first, as in Xen's list. */
+function serveRegion(machine: OperationContext, domain: Domid, region: number, served: readonly number[]): number {
+  const { firstFrame, frames } = machine.config.reservedRegions[region]!;
+  for (const index of served) {
+    if (!machine.parts.functions[index]!.regions.includes(region)) continue;
     const known = regionCount(machine, domain, region);
     countRegion(machine, domain, region, 1);
-    const { firstFrame, frames } = config.reservedRegions[region]!;
     for (let page = 0; known === 0 && page < frames; page += 1) {
       const errno = mapPage(machine, CPU, domain, firstFrame + page, true);
       if (errno !== 0) return errno;
       settle(machine);
     }
-  }
-  for (const requester of [...requesters, ...phantoms]) {
-    const errno = parts.driver.attach(CPU, domain, unit as UnitIndex, requester);
-    if (errno !== 0) return errno;
-    settle(machine);
   }
   return 0;
 }

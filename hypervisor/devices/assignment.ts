@@ -50,16 +50,39 @@ const DESTINATIONS: {
   remove_device: (context, op) => {
     const found = findDevice(context.control, op.device);
     if (!found) return Errno.ENODEV;
+    if (context.parts.functions[found.index]!.isUnknown) return tellOf(context, found.index, false);
     if (breakVirtualFunctions(context, found.index)) return Errno.EBUSY;
     return { from: found.device.owner, to: null, way: Way.remove };
   },
   /** It is the hardware domain's. One that is there already is left as it is. */
-  add_device: ({ control }, op) => {
-    const known = control.root.devices.find(({ device }) => device === op.device);
+  add_device: (context, op) => {
+    const { control, parts } = context;
+    const index = control.root.devices.findIndex(({ device }) => device === op.device);
+    const known = control.root.devices[index];
     if (!known || !control.root.units[known.unit]!.present) return Errno.EINVAL;
+    if (parts.functions[index]!.isUnknown) return tellOf(context, index, true);
     return known.present ? 0 : { from: null, to: control.root.hardwareDomain, way: Way.add };
   },
 };
+
+/**
+ * Where no function is, none can be added; but the hypervisor has an entry of it from then on, nobody's, and no owner
+ * can be found for it until that is removed, which is refused, too. xen: alloc_pdev, DEV_TYPE_PCI_UNKNOWN.
+ */
+function tellOf({ control }: OperationContext, index: number, present: boolean): number {
+  if (control.root.devices[index]!.present !== present) {
+    control.change(`an entry of ${control.root.devices[index]!.device}: ${present}`, (draft) => {
+      draft.devices[index]!.present = present;
+    });
+  }
+  return Errno.EINVAL;
+}
+
+/** Whether a device is somebody's from whom it is not to be taken. xen: device_assigned. */
+function isTaken({ control, parts }: OperationContext, index: number): boolean {
+  const { owner } = control.root.devices[index]!;
+  return isGuest(control, owner) || owner === DOMID_XEN || parts.functions[index]!.isUnknown;
+}
 
 function assign(context: OperationContext, op: Named<'assign_device'>): Destination | number {
   const { control, parts } = context;
@@ -70,10 +93,11 @@ function assign(context: OperationContext, op: Named<'assign_device'>): Destinat
     if (!target.iommu) return Errno.EOPNOTSUPP;
     if (op.domain === hardwareDomain || target.state !== 'alive') return Errno.EINVAL;
   }
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
   if (!found) return Errno.ENODEV;
   const { owner, broken } = found.device;
-  if (isGuest(control, owner) || owner === DOMID_XEN) return Errno.EBUSY;
+  if (isTaken(context, found.index)) return Errno.EBUSY;
   if (broken && op.domain !== DOMID_IO) return Errno.EBADF;
   // Without a table in quarantine nothing is asked of the bridge there.
   const needsEntry = op.domain !== DOMID_IO || context.config.iommu.quarantine === 'scratch';
@@ -91,6 +115,7 @@ function deassign(context: OperationContext, op: Named<'deassign_device'>): Dest
     if (!named.iommu) return Errno.EOPNOTSUPP;
   }
   if (op.domain !== undefined && op.domain === hardwareDomain) return Errno.EINVAL;
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
   if (!found) return Errno.ENODEV;
   const { owner } = found.device;
@@ -119,15 +144,15 @@ function breakVirtualFunctions({ control, config }: OperationContext, index: num
 }
 
 /** Whether a device could be assigned, for one who asks before. xen: XEN_DOMCTL_test_assign_device. */
-export function testAssign({ control }: OperationContext, op: Named<'test_assign_device'>): number {
+export function testAssign(context: OperationContext, op: Named<'test_assign_device'>): number {
+  const { control } = context;
   if (op.domain !== undefined) {
     const target = control.root.domains[op.domain];
     if (!target) return Errno.ESRCH;
     if (!target.iommu) return Errno.EOPNOTSUPP;
     if (op.domain === control.root.hardwareDomain) return Errno.EINVAL;
   }
+  if (op.flags) return Errno.EINVAL;
   const found = findDevice(control, op.device);
-  if (!found) return Errno.EINVAL;
-  const { owner } = found.device;
-  return isGuest(control, owner) || owner === DOMID_XEN ? Errno.EINVAL : 0;
+  return !found || isTaken(context, found.index) ? Errno.EINVAL : 0;
 }

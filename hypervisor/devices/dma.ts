@@ -3,7 +3,7 @@
 import { Errno } from '../../machine/errno.ts';
 import { type Mfn, PAGE_SIZE } from '../../machine/frame-number.ts';
 import { bytesHex, hexBytes } from '../../machine/hex.ts';
-import { parseSbdf } from '../../machine/ids.ts';
+import { parseSbdf, sbdfText } from '../../machine/ids.ts';
 import { wideLow } from '../../machine/wide.ts';
 import {
   Access,
@@ -68,13 +68,24 @@ export class DeviceDma {
     return device && units[device.unit]!.present ? device : null;
   }
 
+  /** The id that a request carries: the device's own, or one that its bridge may put in its place. */
+  #sourceId({ device, requester }: AccessOp): number {
+    const own = parseSbdf(device);
+    const asked = requester === undefined ? own : parseSbdf(requester);
+    const { requesters } = this.#parts.functions.find(({ sbdf }) => sbdf === own) ?? { requesters: [own] };
+    if (asked !== own && !requesters.includes(asked)) {
+      throw new RangeError(`requester ${requester}: expected ${requesters.map(sbdfText).join(' or ')}`);
+    }
+    return asked % 0x10000;
+  }
+
   /** Everything that a request of a device may get now; the tables' own answer first. */
-  mayTranslate(device: string, dfn: number): readonly MayTranslation[] {
+  mayTranslate(device: string, dfn: number, sourceId = parseSbdf(device) % 0x10000): readonly MayTranslation[] {
     const found = this.#find(device);
     if (!found) throw new RangeError(`unknown device ${device}`);
     const { caches } = this.#parts.units[found.unit]!;
     if (!(caches instanceof AdversaryCaches)) throw new TypeError('mayTranslate needs the cache profile "adversary"');
-    return caches.mayTranslate(parseSbdf(device) % 0x10000, dfn);
+    return caches.mayTranslate(sourceId, dfn);
   }
 
   access(op: AccessOp): OpResult {
@@ -86,7 +97,7 @@ export class DeviceDma {
     const dfn = addressFrame(op.address);
     const burst = burstOf(op);
     if (!device.busMaster) return { result: 0, dma: { disabled: true } };
-    const sourceId = parseSbdf(op.device) % 0x10000;
+    const sourceId = this.#sourceId(op);
     const { frame, did } = this.#answer(op, unit, sourceId, dfn, access);
     if (frame < 0) return { result: 0, dma: { fault: { reason: -frame, name: faultReasonName(-frame) } } };
     if (burst) return { result: 0, dma: this.#performBurst(frame, access, burst) };
@@ -103,7 +114,7 @@ export class DeviceDma {
       const frame = unit.request(sourceId, dfn, access);
       return { frame, did: unit.caches.lastDid };
     }
-    const choices = this.mayTranslate(op.device, dfn);
+    const choices = this.mayTranslate(op.device, dfn, sourceId);
     const chosen = choices[op.choose];
     if (!chosen) throw new RangeError(`choose ${op.choose}: expected 0 to ${choices.length - 1}`);
     if (chosen.frame >= 0 && (chosen.rights & access) !== 0) return chosen;

@@ -7,6 +7,7 @@
 
 import { flushThen } from '../../grant/index.ts';
 import { Errno } from '../../machine/errno.ts';
+import type { Dfn } from '../../machine/frame-number.ts';
 import { DOMID_IO, DOMID_XEN, type Domid, type UnitIndex, type Vcpu } from '../../machine/ids.ts';
 import { Pending } from '../../machine/pending.ts';
 import { type PciFunction, quarantineDomid } from '../../passthrough/index.ts';
@@ -32,16 +33,26 @@ const Move = {
 /** In the place of an owner: nobody. */
 const NOBODY = 0xffff;
 
-const Stage = { start: 0, regions: 1, entries: 2, owner: 3, regionsGone: 4, phantoms: 5, undo: 6, over: 7 } as const;
+const Stage = {
+  quarantine: 0,
+  start: 1,
+  regions: 2,
+  entries: 3,
+  owner: 4,
+  regionsGone: 5,
+  phantoms: 6,
+  undo: 7,
+  over: 8,
+} as const;
 type Stage = (typeof Stage)[keyof typeof Stage];
 
 /** What a move is for. Of a device that is given away the phantom functions follow; of others they go first. */
 export const Way = { assign: 0, deassign: 1, remove: 2, add: 3, retreat: 4 } as const;
 export type Way = (typeof Way)[keyof typeof Way];
 
-const { start, regions, entries, owner, regionsGone, phantoms, over } = Stage;
-const GIVEN: readonly Stage[] = [start, regions, entries, owner, regionsGone, phantoms, over];
-const TAKEN: readonly Stage[] = [start, phantoms, entries, owner, regionsGone, over];
+const { quarantine, start, regions, entries, owner, regionsGone, phantoms, over } = Stage;
+const GIVEN: readonly Stage[] = [quarantine, start, regions, entries, owner, regionsGone, phantoms, over];
+const TAKEN: readonly Stage[] = [quarantine, start, phantoms, entries, owner, regionsGone, over];
 const WAYS: readonly (readonly Stage[])[] = [GIVEN, TAKEN, TAKEN, GIVEN, TAKEN];
 
 /** What a stage says: it is over, or it goes on when what it asked for is flushed, or an errno. */
@@ -123,17 +134,18 @@ function failed(moving: Moving, stage: Stage, errno: number): Stage {
     return over;
   }
   record[Pending.result] = errno;
-  if (stage === start) return over;
+  if (stage === quarantine || stage === start) return over;
   if (way === Way.assign && stage === phantoms) {
     const from = record[Move.to]!;
     const to = ownerAfter(context.control, context.config.iommu.quarantine, index, from);
     placeMove(record, { device: index, from, to, way: Way.retreat });
-    return start;
+    return quarantine;
   }
   return Stage.undo;
 }
 
 const ACTS: readonly ((moving: Moving) => number)[] = [
+  makeQuarantine,
   begin,
   mapRegions,
   moveEntries,
@@ -156,16 +168,37 @@ function isDomain(owner: number): boolean {
 }
 
 /**
- * Everything that can be refused; then what the old owner has pending is flushed, while its did still stands. The
- * quarantine of a device is made ready when it leaves the hardware domain, and stays so whatever comes of the move.
+ * The quarantine of a device is made ready when it leaves the hardware domain, and stays so whatever comes of the move.
+ * Its reserved regions are entered there page by page.
  */
+function makeQuarantine(moving: Moving): number {
+  const { context, vcpu, record, of } = moving;
+  const { driver } = context.parts;
+  const { from, to } = ownersOf(record);
+  if (record[Move.at] === 0) {
+    const wasMade = driver.quarantine.isMade(of.endpointIndex);
+    const errno = tryOut(context, () => prepareQuarantine(moving, from, to));
+    if (errno !== 0) return errno;
+    if (wasMade || !driver.quarantine.isMade(of.endpointIndex)) return NEXT;
+    record[Move.at] = 1;
+  }
+  const region = of.regions[record[Move.at]! - 1];
+  if (region === undefined) return NEXT;
+  const { firstFrame, frames } = context.config.reservedRegions[region]!;
+  const page = record[Move.page]!;
+  if (!driver.quarantineMapped(vcpu, (firstFrame + page) as Dfn)) return NEXT;
+  const isLast = page + 1 === frames;
+  record[Move.page] = isLast ? 0 : page + 1;
+  if (isLast) record[Move.at]! += 1;
+  return AGAIN;
+}
+
+/** Everything else that can be refused; then what the old owner has pending is flushed, while its did still stands. */
 function begin(moving: Moving): number {
   const { context, vcpu, record, of, index } = moving;
   const { driver } = context.parts;
   const { from, to } = ownersOf(record);
   if (record[Move.at] === 1) return NEXT;
-  const unready = tryOut(context, () => prepareQuarantine(moving, from, to));
-  if (unready !== 0) return unready;
   forgetFaults(context.control, index);
   const errno = refusal(moving) || tryOut(context, () => prepare(moving, to));
   if (errno !== 0) return errno;
@@ -348,6 +381,7 @@ function changeOwner({ context, record, index, of }: Moving): number {
   if (isLast) parts.driver.leave(from as Domid, of.unit as UnitIndex);
   const way = record[Move.way]!;
   if (way === Way.remove) parts.driver.endQuarantine(of.unit as UnitIndex, of.endpointIndex);
+  else if (way === Way.add) parts.driver.beginQuarantine(of.endpointIndex);
   setOwner(control, index, to === NOBODY ? null : to, { present: way !== Way.remove, byOrder: way === Way.assign });
   return NEXT;
 }

@@ -10,7 +10,7 @@ export type Op =
   /**
    * Gives a device, with all of its DMA, to a domain, or puts it into quarantine (0x7ff1). `relaxed`
    * (XEN_DOMCTL_DEV_RDM_RELAXED): also if its reserved region is another's, too, or collides with memory of an HVM
-   * domain.
+   * domain. `flags`, here and in the two that follow: those beside it, none of which there is (-EINVAL).
    */
   | {
       readonly op: 'assign_device';
@@ -18,14 +18,26 @@ export type Op =
       readonly device: string;
       readonly domain: number;
       readonly relaxed?: boolean;
+      readonly flags?: number;
     }
   /** Whether a device could be assigned, to `domain` if one is named: 0, or -EINVAL. */
-  | { readonly op: 'test_assign_device'; readonly device: string; readonly domain?: number }
+  | {
+      readonly op: 'test_assign_device';
+      readonly device: string;
+      readonly domain?: number;
+      readonly flags?: number;
+    }
   /**
    * Takes a device away from its domain (from `domain`, if that is its owner): flushed, then in quarantine or with the
    * hardware domain again.
    */
-  | { readonly op: 'deassign_device'; readonly vcpu?: number; readonly device: string; readonly domain?: number }
+  | {
+      readonly op: 'deassign_device';
+      readonly vcpu?: number;
+      readonly device: string;
+      readonly domain?: number;
+      readonly flags?: number;
+    }
   /** A device is taken out of the machine, whoever has it; and put back, for the hardware domain. */
   | { readonly op: 'remove_device'; readonly vcpu?: number; readonly device: string }
   | { readonly op: 'add_device'; readonly vcpu?: number; readonly device: string }
@@ -71,6 +83,8 @@ export type Op =
 interface DmaOp<Name extends string> {
   readonly op: Name;
   readonly device: string;
+  /** The id that the request carries, where it is not the device's own: one that stands for it on its bridge. */
+  readonly requester?: string;
   readonly address: Wide;
   readonly access: 'read' | 'write';
   /** Word that a write stores, at the address rounded down to 4 bytes. */

@@ -181,6 +181,22 @@ export const refusedEffects: readonly RefusedEffect[] = [
     parts: ['device'],
     source: 'passthrough/pci.c pci_remove_device',
   },
+  {
+    operation: 'add_device',
+    refusals: [EINVAL],
+    when: 'no function answers there',
+    effect: 'there is an entry of it, nobody’s and given to nobody',
+    parts: ['device'],
+    source: 'passthrough/pci.c pci_add_device, alloc_pdev',
+  },
+  {
+    operation: 'remove_device',
+    refusals: [EINVAL],
+    when: 'no function answers there',
+    effect: 'its entry is gone',
+    parts: ['device'],
+    source: 'passthrough/pci.c pci_remove_device',
+  },
 ];
 
 /** Effects that every batch may have, whatever its elements are about. */

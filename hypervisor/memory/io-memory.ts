@@ -13,17 +13,26 @@ const NO_FRAME = 2 ** 40 - 1;
 
 export class IoMemory {
   readonly #kept: readonly FrameRange[];
+  readonly #memory: readonly FrameRange[];
   readonly #view: (domain: Domid) => DomainView | null;
   readonly #hasDevices: (domain: Domid) => boolean;
 
+  /** @param memory frames of memory that count as I/O memory. */
   constructor(
     kept: readonly FrameRange[],
+    memory: readonly FrameRange[],
     view: (domain: Domid) => DomainView | null,
     hasDevices: (domain: Domid) => boolean,
   ) {
     this.#kept = [INTERRUPT_MESSAGES, ...kept];
+    this.#memory = memory;
     this.#view = view;
     this.#hasDevices = hasDevices;
+  }
+
+  /** Whether a frame of memory is nobody's, and mapped without references. xen: DOMID_IO as its owner. */
+  holds(frame: number): boolean {
+    return this.#memory.some(([first, last]) => frame >= first && frame <= last);
   }
 
   /** Why a domain may not map a frame as another's, or as DOMID_IO's: both need the right to it. 0: it may. */

@@ -208,7 +208,7 @@ export class PageTypes implements PageReferences {
     if (caching !== 0 && !this.#io.mayChooseCaching(mapper)) return Errno.EINVAL;
     const { frames } = this.#parts;
     const frame = pteFrame(low, high) as Mfn;
-    if (!frames.isMemory(frame)) return this.#io.refusal(mapper, owner, frame);
+    if (!frames.isMemory(frame) || this.#io.holds(frame)) return this.#io.refusal(mapper, owner, frame);
     if (!frames.isAllocated(frame) || frames.owner(frame) !== owner) return Errno.EBUSY;
     const types = (low & Pte.writable) !== 0 && this.#countsMappings(owner) ? 1 : 0;
     if (!this.take(vcpu, frame, 1, types)) return Errno.EBUSY;
@@ -228,6 +228,7 @@ export class PageTypes implements PageReferences {
     const frame = pteFrame(low, high) as Mfn;
     if ((low & Pte.present) === 0 || !frames.isAllocated(frame)) return;
     if (level === 1) {
+      if (this.#io.holds(frame)) return;
       const isTyped = (low & Pte.writable) !== 0 && this.#countsMappings(frames.owner(frame));
       this.drop(vcpu, frame, 1, isTyped ? 1 : 0);
     } else if (frames.type(frame) !== tableType(level)) this.putTable(vcpu, frame, level - 1);

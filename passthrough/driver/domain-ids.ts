@@ -16,7 +16,7 @@ const IDENTITY_DIDS = 0x10000;
 /** All but the last of their domids: its complement, with caching mode, would be did 0. xen: iommu_init_domid. */
 const QUARANTINES_MAX = 0x7fff;
 
-/** The domid that stands for a device in quarantine with tables of its own. */
+/** The domid by which the driver knows the quarantine of a device that has tables of its own there. */
 export function quarantineDomid(index: number): Domid {
   return (QUARANTINE_FIRST + index) as Domid;
 }
@@ -46,6 +46,8 @@ export interface DomainIdsOptions {
   readonly domains: number;
   /** Devices that may be in quarantine under a did of their own. */
   readonly quarantines?: number;
+  /** The domids of those; some of its own by default. */
+  readonly pseudo?: PseudoDomids;
   /** With caching mode did 0 is never handed out: absent context entries are cached under it. VT-d 6.2.2.1. */
   readonly reserveZero: boolean;
   /** -EBUSY by default. */
@@ -56,7 +58,10 @@ export interface DomainIdsOptions {
 export function domainIdsOf(
   heap: Heap,
   units: readonly Capabilities[],
-  options: Omit<DomainIdsOptions, 'name' | 'dids' | 'reserveZero'> & { readonly spaces: DomainIdSpaces },
+  options: Omit<DomainIdsOptions, 'name' | 'dids' | 'reserveZero'> & {
+    readonly spaces: DomainIdSpaces;
+    readonly pseudo: PseudoDomids;
+  },
 ): readonly DomainIds[] {
   const space = (name: string, served: readonly Capabilities[]) =>
     new DomainIds(heap, {
@@ -70,6 +75,53 @@ export function domainIdsOf(
   return units.map(() => platform);
 }
 
+/** A device that is not there has none. */
+const GONE = 0x80000000;
+
+/**
+ * The domids that stand for devices in quarantine, as they show in dids that are made from domids: in the order of the
+ * devices' addresses at first; one that is removed and added again takes the next free one, from a search that goes
+ * round, so that none soon comes again. xen: pseudo_domid, iommu_alloc_domid.
+ */
+export class PseudoDomids {
+  readonly #heap: Heap;
+  readonly #count: number;
+  /** Per device: how far its domid is from the first one it had; then where the search goes on. */
+  readonly #base: number;
+
+  constructor(heap: Heap, name: string, devices: number) {
+    this.#heap = heap;
+    this.#count = devices;
+    this.#base = heap.reserve(`${name} pseudo domids`, devices + 1).base;
+  }
+
+  /** Of a device; -1: it is not there. */
+  of(index: number): Domid | -1 {
+    const moved = this.#heap.words[this.#base + index]!;
+    return moved === GONE ? -1 : quarantineDomid((index + moved) >>> 0);
+  }
+
+  /** The device that one stands for; -1: none. */
+  indexOf(domain: Domid): number {
+    for (let index = 0; index < this.#count; index += 1) if (this.of(index) === domain) return index;
+    return -1;
+  }
+
+  release(index: number): void {
+    if (index < this.#count) this.#heap.write(this.#base + index, GONE);
+  }
+
+  obtain(index: number): void {
+    if (index >= this.#count || this.of(index) >= 0) return;
+    const search = this.#base + this.#count;
+    let next = (this.#heap.words[search]! + this.#count) >>> 0;
+    while (this.indexOf(quarantineDomid(next % QUARANTINES_MAX)) >= 0) next += 1;
+    next %= QUARANTINES_MAX;
+    this.#heap.write(this.#base + index, (next - index) >>> 0);
+    this.#heap.write(search, (next + 1 - this.#count) >>> 0);
+  }
+}
+
 export class DomainIds {
   /** Ids that there are. */
   readonly size: number;
@@ -77,6 +129,7 @@ export class DomainIds {
   readonly #heap: Heap;
   readonly #domains: number;
   readonly #quarantines: number;
+  readonly #pseudo: PseudoDomids;
   /** What a did differs in from its domid, bit by bit, where they are the same for all; -1: ids are handed out. */
   readonly #identity: number;
   readonly #used: FreeSet | null = null;
@@ -93,6 +146,7 @@ export class DomainIds {
     this.#exhausted = options.exhausted ?? Errno.EBUSY;
     this.#domains = options.domains;
     this.#quarantines = options.quarantines ?? 0;
+    this.#pseudo = options.pseudo ?? new PseudoDomids(heap, options.name, this.#quarantines);
     if (this.#quarantines > QUARANTINES_MAX)
       throw new RangeError(`quarantines ${this.#quarantines}: expected at most ${QUARANTINES_MAX}`);
     this.#identity = options.dids < IDENTITY_DIDS ? -1 : options.reserveZero ? 0xffff : 0;
@@ -109,7 +163,10 @@ export class DomainIds {
 
   /** The domain's did on this unit; -1 when it has none. */
   didOf(domain: Domid): Did | -1 {
-    if (this.#identity >= 0) return (domain ^ this.#identity) as Did;
+    if (this.#identity >= 0) {
+      const known = isQuarantine(domain) ? this.#pseudo.of(quarantineIndex(domain)) : domain;
+      return known < 0 ? -1 : ((known ^ this.#identity) as Did);
+    }
     return (this.#heap.words[this.#place(domain)]! - 1) as Did | -1;
   }
 
@@ -117,8 +174,9 @@ export class DomainIds {
   domainOf(did: number): Domid | -1 {
     if (this.#identity < 0) return (this.#heap.words[this.#domainOf + did]! - 1) as Domid | -1;
     const domain = (did ^ this.#identity) as Domid;
-    const isKnown = isQuarantine(domain) ? quarantineIndex(domain) < this.#quarantines : domain < this.#domains;
-    return isKnown ? domain : -1;
+    if (!isQuarantine(domain)) return domain < this.#domains ? domain : -1;
+    const index = this.#pseudo.indexOf(domain);
+    return index < 0 ? -1 : quarantineDomid(index);
   }
 
   /** Whether ids are handed out and taken back, rather than made from domids. xen: domid_mapping. */

@@ -7,6 +7,7 @@ export {
   type DomainIdSpaces,
   DomainIds,
   isQuarantine,
+  PseudoDomids,
   quarantineDomid,
   quarantineIndex,
 } from './domain-ids.ts';

@@ -4,7 +4,7 @@ import { Errno } from '../../machine/errno.ts';
 import { alignDown, type Dfn, type Mfn, pagesOf } from '../../machine/frame-number.ts';
 import type { FrameTable } from '../../machine/frame-table.ts';
 import type { Heap } from '../../machine/heap/heap.ts';
-import type { Domid, Sbdf, UnitIndex, Vcpu } from '../../machine/ids.ts';
+import { DOMID_IO, type Domid, type Sbdf, type UnitIndex, type Vcpu } from '../../machine/ids.ts';
 import { nextBit } from '../../machine/wide.ts';
 import { type Capabilities, Register, type VtdUnit } from '../hardware/index.ts';
 import type { FlushPolicy, Release } from '../policy/flush-policy.ts';
@@ -16,6 +16,7 @@ import {
   type DomainIds,
   domainIdsOf,
   isQuarantine,
+  PseudoDomids,
   quarantineDomid,
   quarantineIndex,
 } from './domain-ids.ts';
@@ -79,6 +80,10 @@ export class IommuDriver {
   readonly contexts: Contexts;
   readonly quarantine: QuarantineTables;
   readonly #changes: TableChanges;
+  readonly #pseudo: PseudoDomids;
+  readonly #heap: Heap;
+  /** Word: units with caching mode that some quarantine with tables was ever behind. xen: iommu_bitmap of dom_io. */
+  readonly #quarantineUnits: number;
   readonly #sharesIds: boolean;
   /** Per unit: levels that it walks, and device frames that it accepts, from 0 on. */
   readonly #levels: readonly number[];
@@ -105,6 +110,9 @@ export class IommuDriver {
       options.beyondReach === 'refused' && this.#reach.some((reach) => this.tables.reaches(reach as Dfn));
     this.#changes = new TableChanges(this.tables, frames);
     this.#sharesIds = options.domainIds === 'shared';
+    this.#heap = heap;
+    this.#quarantineUnits = heap.reserve('units of quarantines', 1).base;
+    this.#pseudo = new PseudoDomids(heap, 'platform', quarantine.devices.length);
     this.ids = domainIdsOf(
       heap,
       units.map(({ capabilities }) => capabilities),
@@ -112,6 +120,7 @@ export class IommuDriver {
         spaces: options.domainIds ?? 'per-unit',
         domains,
         quarantines: quarantine.devices.length,
+        pseudo: this.#pseudo,
         ...(options.didsExhausted ? { exhausted: options.didsExhausted } : {}),
       },
     );
@@ -217,6 +226,7 @@ export class IommuDriver {
       this.contexts.enableDeviceTlb(unit, source, true);
     }
     if (!isQuarantined) this.tables.setUnits(domain, this.tables.units(domain) | (1 << unit));
+    else if (this.units[unit]!.capabilities.cachingMode) this.#noteQuarantine(unit);
     return 0;
   }
 
@@ -254,11 +264,42 @@ export class IommuDriver {
     return least;
   }
 
+  #noteQuarantine(unit: UnitIndex): void {
+    const known = this.#heap.words[this.#quarantineUnits]!;
+    const units = (known | (1 << unit)) >>> 0;
+    if (units !== known) this.#heap.write(this.#quarantineUnits, units);
+  }
+
+  /**
+   * A device frame has been entered into new tables of a quarantine. Units that cache what is absent are told, if any
+   * device with such tables was ever in quarantine behind them: by the did of DOMID_IO, which no entry has, as
+   * recorded. Where dids are handed out it has none. xen: iommu_identity_mapping(dom_io), iommu_flush_iotlb.
+   * @returns whether anything is to be flushed
+   */
+  quarantineMapped(vcpu: Vcpu, dfn: Dfn): boolean {
+    const told = this.#heap.words[this.#quarantineUnits]!;
+    let asked = false;
+    for (let unit = nextBit(told, 0); unit >= 0; unit = nextBit(told, unit + 1)) {
+      if (this.ids[unit]!.areHandedOut) continue;
+      this.flush.requestPageOf(vcpu, unit, this.ids[unit]!.didOf(DOMID_IO), dfn);
+      asked = true;
+    }
+    return asked;
+  }
+
+  /** A device is there again that was gone. */
+  beginQuarantine(index: number): void {
+    if (index >= 0) this.#pseudo.obtain(index);
+  }
+
   /** A device is gone: its tables for quarantine go, if it has any, and their did. xen: quarantine_teardown. */
   endQuarantine(unit: UnitIndex, index: number): void {
-    if (!this.quarantine.hasTables(index)) return;
-    this.quarantine.destroy(index);
-    this.ids[unit]!.release(quarantineDomid(index));
+    if (index < 0) return;
+    if (this.quarantine.hasTables(index)) {
+      this.quarantine.destroy(index);
+      this.ids[unit]!.release(quarantineDomid(index));
+    }
+    this.#pseudo.release(index);
   }
 
   /** A unit goes that nothing goes by any more: it translates no longer, and takes no descriptors. */

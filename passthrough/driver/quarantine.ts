@@ -57,6 +57,11 @@ export class QuarantineTables {
     return this.#heap.words[this.#records + index * RECORD_WORDS + word]!;
   }
 
+  /** Whether a device's tables have been made. */
+  isMade(index: number): boolean {
+    return this.hasTables(index) && this.#word(index, ROOT) !== 0;
+  }
+
   /** Root of a device's tables. They must have been prepared. */
   root(index: number): Mfn {
     return (this.#word(index, ROOT) - 1) as Mfn;

@@ -150,11 +150,24 @@ export class MemoryLag implements LateMemory {
 
   /** A unit's write buffer is flushed: what lies in it is seen. What is in the processor's cache is not there yet. */
   flushBuffer(unit: number): void {
+    this.#drain(unit, () => true);
+  }
+
+  /**
+   * A unit is about to come to a frame for the first time, by an entry that was just written: by then it sees what was
+   * written to the frame before, for a write buffer keeps the order.
+   */
+  reached(unit: number, frame: Mfn): void {
+    this.#drain(unit, (record) => this.#heap.words[record + FRAME] === frame + 1);
+  }
+
+  #drain(unit: number, isMeant: (record: number) => boolean): void {
     if (this.size === 0 || (this.#buffered & (1 << unit)) === 0) return;
     const isBlind = (this.#uncached & (1 << unit)) !== 0;
     for (let at = 0; at < this.size; ) {
-      const state = this.#heap.words[this.#record(at) + UNITS]!;
-      if ((isBlind && (state & CACHED) !== 0) || !this.#settle(at, 1 << unit)) at += 1;
+      const record = this.#record(at);
+      const isInCache = isBlind && (this.#heap.words[record + UNITS]! & CACHED) !== 0;
+      if (isInCache || !isMeant(record) || !this.#settle(at, 1 << unit)) at += 1;
     }
   }
 

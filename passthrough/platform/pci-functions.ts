@@ -24,11 +24,15 @@ export interface PciFunction {
   readonly sbdf: Sbdf;
   readonly unit: number;
   readonly isHostBridge: boolean;
+  /** There is no such function, though a kernel may say so. */
+  readonly isUnknown: boolean;
   /**
    * Requester ids that its DMA may carry: its own; behind a conventional bridge the bridge's too, and for PCIe to PCI
    * that of device 0 on the bridge's secondary bus. None for bridges: their entries follow the devices behind them.
    */
   readonly requesters: readonly Sbdf[];
+  /** The one of these that its DMA carries: behind a bridge it is the bridge that asks. */
+  readonly requester: Sbdf;
   /** Place of the bridge whose ids are among these; -1: there is none. While it is not there, its ids do not count. */
   readonly bridge: number;
   /** Ids of its phantom functions, which it uses as well. xen: phantom_stride. */
@@ -63,30 +67,39 @@ function bridgeIndex(of: PciDescription, all: readonly PciDescription[]): number
   return bridge ? all.indexOf(bridge) : -1;
 }
 
+/** The id that a bridge asks by: for PCIe to PCI that of device 0 on the bus behind it. PCIe to PCI Bridge 1.0, 2.3. */
+function aliasOf(bridge: PciDescription): Sbdf {
+  const own = parseSbdf(bridge.device);
+  return bridge.type === 'pci-bridge' ? own : ((own - (own % 0x10000) + bridge.secondary! * 0x100) as Sbdf);
+}
+
 /** xen: vtd/iommu.c domain_context_mapping. */
 function requestersOf(of: PciDescription, all: readonly PciDescription[]): Sbdf[] {
   if (isBridge(of)) return [];
   const own = parseSbdf(of.device);
   const bridge = of.type === 'pci-endpoint' ? upstreamBridge(of, all) : null;
-  if (!bridge) return [own];
-  const above = parseSbdf(bridge.device);
-  if (bridge.type === 'pci-bridge') return [own, above];
-  const alias = (above - (above % 0x10000) + bridge.secondary! * 0x100) as Sbdf;
-  return alias === own ? [own, above] : [own, above, alias];
+  return bridge ? [...new Set([own, parseSbdf(bridge.device), aliasOf(bridge)])] : [own];
+}
+
+function requesterOf(of: PciDescription, all: readonly PciDescription[]): Sbdf {
+  const bridge = of.type === 'pci-endpoint' ? upstreamBridge(of, all) : null;
+  return bridge ? aliasOf(bridge) : parseSbdf(of.device);
 }
 
 /**
- * The functions of the slot that are one stride, two, ... beyond. Where the first of them is a real function, the
- * stride is doubled. Conventional PCI has none. xen: pci_add_device.
+ * The functions of the slot that are one stride, two, ... beyond. As long as one of them is a real function, the stride
+ * is doubled. Conventional PCI has none. xen: pci_add_device.
  */
 function phantomsOf({ device, type, phantomStride = 0 }: PciDescription, all: readonly PciDescription[]): Sbdf[] {
   if (phantomStride === 0 || (type ?? 'endpoint') !== 'endpoint') return [];
   const own = parseSbdf(device);
-  const isReal = (sbdf: number) => all.some((other) => parseSbdf(other.device) === sbdf);
+  const beyond = (stride: number) =>
+    Array.from({ length: Math.floor((7 - (own & 7)) / stride) }, (_, at) => (own + (at + 1) * stride) as Sbdf);
+  const isReal = (sbdf: number) =>
+    all.some(({ device: name, type: of }) => of !== 'unknown' && parseSbdf(name) === sbdf);
   let stride = phantomStride;
-  while (stride < 8 && isReal(own + stride)) stride *= 2;
-  const count = Math.floor((7 - (own & 7)) / stride);
-  return Array.from({ length: count }, (_, at) => (own + (at + 1) * stride) as Sbdf);
+  while (beyond(stride).some(isReal)) stride *= 2;
+  return beyond(stride);
 }
 
 /** What the descriptions say of each function, in their order. */
@@ -104,7 +117,9 @@ export function pciFunctions(
       sbdf,
       unit: one.unit,
       isHostBridge: one.type === 'host-bridge',
+      isUnknown: one.type === 'unknown',
       requesters: requestersOf(one, descriptions),
+      requester: requesterOf(one, descriptions),
       phantoms: phantomsOf(one, descriptions),
       bridge: bridgeIndex(one, descriptions),
       endpointIndex: isBridge(one) ? -1 : endpoints.indexOf(sbdf),

@@ -37,7 +37,10 @@ function entryDomain(machine: Hypervisor, unit: number, source: number): number 
   const words = contextWords(machine, unit, source);
   if ((words[0]! & 1) === 0) return -1;
   const domain = driver.ids[unit]!.domainOf((words[2]! >>> 8) & 0xffff);
-  const root = isQuarantine(domain) ? driver.quarantine.root(domain - 0x8000) : driver.tables.root(domain as Domid);
+  const levels = (words[2]! & 7) + 2;
+  const root = isQuarantine(domain)
+    ? driver.quarantine.rootOfLevels(domain - 0x8000, levels)
+    : driver.tables.rootOfLevels(domain as Domid, levels);
   expect({ domain, table: words[0]! >>> 12 }).toEqual({ domain, table: root });
   return domain;
 }

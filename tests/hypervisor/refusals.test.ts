@@ -305,6 +305,16 @@ const scripts: Readonly<Record<string, Script>> = {
     machine: { devices: [...mixedDevices, { device: '0000:04:00.0', unit: 1, physicalFunction: '0000:01:00.0' }] },
     ops: () => [{ op: 'remove_device', device: '0000:01:00.0' }],
   },
+  'add_device: no function answers there': {
+    part: 'device',
+    machine: { devices: [...mixedDevices, { device: '0000:04:00.0', unit: 1, type: 'unknown' }] },
+    ops: () => [{ op: 'add_device', device: '0000:04:00.0' }],
+  },
+  'remove_device: no function answers there': {
+    part: 'device',
+    machine: { devices: [...mixedDevices, { device: '0000:04:00.0', unit: 1, type: 'unknown' }] },
+    ops: () => ['add_device', 'remove_device'].map((op) => ({ op, device: '0000:04:00.0' }) as Op),
+  },
 };
 
 /** Mistakes in the running machine. */
@@ -370,7 +380,7 @@ describe('a refused operation', () => {
 describe('docs/refused-operations.md', () => {
   it('is the table', async () => {
     const name = (operation: Op['op'], refusal: number) =>
-      ['pin_table', 'add_to_physmap', 'assign_device', 'remove_device'].includes(operation)
+      ['pin_table', 'add_to_physmap', 'assign_device', 'remove_device', 'add_device'].includes(operation)
         ? errnoName(refusal)
         : grantStatusName(refusal);
     const rows = refusedEffects.map(

@@ -61,7 +61,7 @@ export function checkAssumptions(recording: Recording, tally: Tally): void {
   const check = (line: number, assumptions: readonly Assumption[]) => {
     for (const one of assumptions) if (!isMet(one)) refuse(line, one);
   };
-  check(1, configAssumptions(config, unitOf(recording)));
+  check(1, [...configAssumptions(config, unitOf(recording)), ...namedDevices(recording)]);
   if (!rulesOf(recording).isKnown) tally.skip('config.xen');
   if (config.iommu.intremap) tally.skip('config.iommu.intremap');
   if (config.debug) tally.skip('config.debug');
@@ -151,6 +151,23 @@ function configAssumptions(config: Config, unit: Capabilities): Assumption[] {
       expected: bit(unit),
       why: says,
     })),
+  ];
+}
+
+/** What the set-up says of devices, it says of some that there are. */
+function namedDevices({ config, records }: Recording): Assumption[] {
+  const there = new Set(records.flatMap((record) => (record.o === 'pci' ? [Number(record.bdf)] : [])));
+  const slots = new Set([...there].map((bdf) => bdf >>> 3));
+  const why = 'one of those in records of pci';
+  const check = (field: string, bdf: string, isThere: boolean): Assumption => {
+    return { field, found: bdf, expected: isThere ? bdf : 'a device', why };
+  };
+  return [
+    ...(config.hidden ?? []).map((bdf, at) => check(`config.hidden[${at}]`, bdf, there.has(Number(bdf)))),
+    ...(config.phantoms ?? []).map(([bdf], at) => check(`config.phantoms[${at}]`, bdf, slots.has(Number(bdf) >>> 3))),
+    ...(config.reservedRegions ?? []).flatMap(([, , devices], at) =>
+      devices.map((bdf) => check(`config.reservedRegions[${at}]`, bdf, there.has(Number(bdf)))),
+    ),
   ];
 }
 

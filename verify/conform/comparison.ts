@@ -1,7 +1,7 @@
 // What was recorded against what the model did, field by field, as the table of fields says.
 
-import type { RecordedDescriptor, RecordedFault } from './recording/record-fields.ts';
-import { type FieldSpec, type FieldTable, type FieldType, recordFields } from './recording/record-fields.ts';
+import type { FieldType, RecordedDescriptor, RecordedFault } from './recording/field-values.ts';
+import { type FieldSpec, type FieldTable, recordFields } from './recording/record-fields.ts';
 import type { Disagreement, Observed, Tally } from './tally.ts';
 
 /** What the model did, in the form of a record. A field that is left out is not compared here, for a reason. */
@@ -107,6 +107,8 @@ export class Comparison {
         return this.#list(field, name, expected, got, sameDescriptor, report);
       case 'hexes':
         return this.#list(field, name, expected, got, Object.is, report);
+      case 'owners':
+        return this.#set(field, name, 1, expected, got, report);
       case 'changes':
         return this.#set(field, name, 2, expected, got, report);
       case 'contents':

@@ -20,15 +20,21 @@ const explainTables = (
   probe: MachineProbe,
   { d, ops }: RecordOf<'setup_table' | 'get_status_frames' | 'query_size' | 'get_version'>,
 ) => ops.map(({ dom }) => aboutTable(probe, owner(d, dom)));
-const explainDevice = (probe: MachineProbe, { bdf, dom }: RecordOf<'assign' | 'deassign'>) => [
+const explainDevice = (
+  probe: MachineProbe,
+  { bdf, dom }: RecordOf<'assign' | 'test_assign' | 'deassign' | 'nicgood'>,
+) => [aboutOwner(probe, bdf), aboutDomain(probe, dom)];
+const explainAccess = (probe: MachineProbe, { bdf, addr }: RecordOf<'dma' | 'dma_raw'>) => [
   aboutOwner(probe, bdf),
-  aboutDomain(probe, dom),
+  ...aboutDevice(probe, probe.deviceOwner(sbdfOf(Number(bdf))) ?? -1, frameAt(addr)),
+  aboutFrame(probe, frameAt(addr)),
 ];
 const explainAddress = (probe: MachineProbe, { d, va }: RecordOf<'update_va_mapping' | 'unmap_own'>) =>
   aboutAddress(probe, d, va);
 
 /** What each kind of record names: entries, pins, handles, frames, gfns, devices. */
 const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
+  boot: (probe) => [aboutDomain(probe, 0)],
   createdomain: (probe, { id }) => [aboutDomain(probe, id)],
   populate: (probe, { id, in: list }) => [aboutDomain(probe, id), ...aboutPlaces(probe, id, list ?? [])],
   pin_l4: (probe, { id }) => [aboutDomain(probe, id)],
@@ -56,7 +62,10 @@ const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   set_version: (probe, { d }) => [aboutTable(probe, d)],
   raw: (probe, { d }) => [aboutDomain(probe, d), aboutTable(probe, d)],
   assign: explainDevice,
+  test_assign: explainDevice,
   deassign: explainDevice,
+  pci_device_remove: (probe, { bdf }) => [aboutOwner(probe, bdf)],
+  pci_device_add: (probe, { bdf }) => [aboutOwner(probe, bdf)],
   destroydomain: (probe, { id }) => [aboutDomain(probe, id)],
   update_va_mapping: explainAddress,
   unmap_own: explainAddress,
@@ -68,11 +77,11 @@ const explainers: { readonly [Kind in RecordKind]?: Explain<Kind> } = {
   memory_op: (probe, { d, in: list }) => [aboutDomain(probe, d), ...aboutPlaces(probe, d, list)],
   add_to_physmap: (probe, { d, gfn }) => [aboutTable(probe, d), ...aboutPlaces(probe, d, [gfn])],
   remove_from_physmap: (probe, { d, gfn }) => aboutPlaces(probe, d, [gfn]),
-  dma: (probe, { bdf, addr }) => [
-    aboutOwner(probe, bdf),
-    ...aboutDevice(probe, probe.deviceOwner(sbdfOf(Number(bdf))) ?? -1, frameAt(addr)),
-    aboutFrame(probe, frameAt(addr)),
-  ],
+  owners: (probe, { devices }) => (devices ?? []).slice(0, TOLD).map(([bdf]) => aboutOwner(probe, bdf)),
+  nicdma: () => ['a fetch of a descriptor asks for no invalidation'],
+  dma: explainAccess,
+  dma_raw: explainAccess,
+  nicgood: explainDevice,
   poke: (probe, { frame }) => [aboutFrame(probe, Number(frame))],
   peek: (probe, { mfn }) => [aboutFrame(probe, Number(mfn))],
   win: (probe, { frame, dom }) => (frame === null ? [] : aboutPlaces(probe, dom ?? 0, [frame])),
@@ -84,6 +93,7 @@ const named: readonly (readonly [
   field: RegExp,
   explain: (probe: MachineProbe, match: RegExpExecArray, of: Disagreement) => readonly string[],
 ])[] = [
+  [/^devices\[(0x\w+)\]/, (probe, [, bdf]) => [aboutOwner(probe, bdf!)]],
   [/^gt\[(\d+),(\d+)\]/, (probe, [, domain, ref]) => aboutRef(probe, Number(domain), Number(ref))],
   [/^mem\[(\d+),(0x\w+)\]/, (probe, [, domain, frame]) => aboutPlaces(probe, Number(domain), [frame!])],
   [/^iommu\[/, (probe, _, { expected, got }) => [expected, got].flatMap((side) => aboutDescriptor(probe, side))],

@@ -51,9 +51,10 @@ const LEAVES_ONLY = 0x100;
 const AWAITED_ALONE = 0x200;
 /** It concerns entries that were absent: units that do not cache those are passed over. */
 const ABSENT_ONLY = 0x400;
-/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did. */
+/** The driver's own, for one unit and a did it names: context cache of a device; IOTLB of the did, all or one page. */
 const CONTEXT_OF = 4;
 const IOTLB_OF = 5;
+const PAGE_OF = 6;
 
 const SUBMIT = 0;
 const SUBMIT_WAITS = 1;
@@ -240,6 +241,11 @@ export class FlushEngine {
     this.#states[vcpu]![BUFFERS]! |= this.#bufferedUnits & (1 << unit);
   }
 
+  /** Of one unit, by did: the IOTLB for one page. */
+  requestPageOf(vcpu: Vcpu, unit: number, did: number, dfn: Dfn): void {
+    this.request(vcpu, PAGE_OF, did, dfn, unit);
+  }
+
   requestWait(vcpu: Vcpu): void {
     this.#states[vcpu]![WAIT_WANTED] = 1;
   }
@@ -338,7 +344,7 @@ export class FlushEngine {
     const by = kind & 0xff;
     if (by === CONTEXT_OF || !this.devices.areThere) return -1;
     if (by === GLOBAL) return this.devices.next(unit, -1, from);
-    return this.devices.next(unit, by === IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid), from);
+    return this.devices.next(unit, by >= IOTLB_OF ? domain : this.#ids[unit]!.didOf(domain as Domid), from);
   }
 
   /** xen: queue_invalidate_wait, after each invalidation. By register the command itself says when it is done. */
@@ -397,6 +403,7 @@ export class FlushEngine {
     const by = kind & 0xff;
     if (by === CONTEXT_OF) submitContext(frames, unit, domain, dfn);
     else if (by === IOTLB_OF) submitIotlb(frames, unit, DOMAIN, domain, 0, 0, false);
+    else if (by === PAGE_OF) submitIotlb(frames, unit, PAGE, domain, dfn, 0, false);
     else if (by === GLOBAL) submitIotlb(frames, unit, GLOBAL, 0, 0, 0, false);
     else {
       const did = this.#ids[unit.index]!.didOf(domain);

@@ -190,6 +190,7 @@ export class Adversary implements FrameWatcher, LagObserver {
   /** One more entry leads to a frame in a role. */
   addLink(frame: number, unit: number, did: number, level: number, dfn: number): void {
     if (!this.frames.isMemory(frame)) return;
+    if (this.lag !== null && !this.#comesTo(frame as Mfn, unit)) this.lag.reached(unit % this.#count, frame as Mfn);
     if (!this.roles.link(frame as Mfn, unit, did, level, dfn)) return;
     if (level >= CONTEXT_TABLE) return;
     if (this.lag !== null) this.#lateIn(frame as Mfn, unit);
@@ -205,6 +206,13 @@ export class Adversary implements FrameWatcher, LagObserver {
         dfn + entry * entryPages(level),
       );
     }
+  }
+
+  /** Whether a unit comes to a frame already, in whichever role. */
+  #comesTo(frame: Mfn, unit: number): boolean {
+    let role = this.roles.first(frame);
+    while (role !== 0 && this.roles.unit(role) % this.#count !== unit % this.#count) role = this.roles.next(role);
+    return role !== 0;
   }
 
   /** A unit comes to a table whose entries it may not see as they were written. */

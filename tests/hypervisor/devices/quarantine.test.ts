@@ -189,6 +189,16 @@ describe('a device that is removed', () => {
     expect(remove(basic, '00:06.0')).toEqual([0, '']);
   });
 
+  it('has the next pseudo domid when it is there again, as recorded', () => {
+    const of = new AssignmentMachine({ iommu: { quarantine: 'scratch' } });
+    for (const did of [0x8001, 0x8007, 0x8008]) {
+      of.assign('00:06.0', QUARANTINE);
+      expect(remove(of, '00:06.0')).toEqual([0, pair(did, '00:06.0')]);
+      expect(add(of, '00:06.0')[0]).toBe(0);
+      expect(violations(of.machine)).toEqual([]);
+    }
+  });
+
   it('takes the entries of the bridge along, whoever has them', () => {
     const of = new AssignmentMachine();
     of.assign('04:01.0', 1);
@@ -239,6 +249,59 @@ describe('test_assign_device', () => {
     const answers = ['00:05.0', '00:06.1', '00:00.0', '00:08.0', '04:01.0', '00:06.0', '00:1e.0'];
     expect(answers.map((device) => test(of, device))).toEqual([0, 0, 0, 0, 0, -22, -22]);
     expect([0, 1, 3, 99, QUARANTINE].map((domain) => test(of, '00:05.0', domain))).toEqual([-22, 0, -95, -3, -3]);
+  });
+});
+
+describe('a function that is not there', () => {
+  it('is nobody’s once it was added, until it is removed; both are refused', () => {
+    const unknown = { device: '0000:00:1e.0', unit: 0, type: 'unknown' } as const;
+    const of = new AssignmentMachine({ machine: { devices: [...DEVICES, unknown] } });
+    const asked = () => [test(of, '00:1e.0'), of.assign('00:1e.0', 1)[0], of.assign('00:1e.0', QUARANTINE)[0]];
+    expect(asked()).toEqual([-22, -19, -19]);
+    expect([add(of, '00:1e.0'), add(of, '00:1e.0')]).toEqual([
+      [-22, ''],
+      [-22, ''],
+    ]);
+    expect(asked()).toEqual([-22, -16, -16]);
+    expect(of.deassign('00:1e.0', 1)[0]).toBe(-19);
+    expect(of.owner('00:1e.0')).toBe(null);
+    expect(violations(of.machine)).toEqual([]);
+    expect([remove(of, '00:1e.0'), remove(of, '00:1e.0')]).toEqual([
+      [-22, ''],
+      [-19, ''],
+    ]);
+    expect(asked()).toEqual([-22, -19, -19]);
+  });
+});
+
+describe('flags', () => {
+  it('that there are not are refused: before the device is looked at, after the domain', () => {
+    const of = new AssignmentMachine();
+    of.assign('00:06.0', 1);
+    const ask = (op: 'assign_device' | 'test_assign_device' | 'deassign_device', domain: number, device: string) =>
+      of.do({ op, domain, device: `0000:${device}`, flags: 2 });
+    for (const op of ['assign_device', 'test_assign_device', 'deassign_device'] as const) {
+      expect(['00:06.0', '00:1e.0'].map((device) => ask(op, 1, device))).toEqual([
+        [-22, ''],
+        [-22, ''],
+      ]);
+      expect([99, 3].map((domain) => ask(op, domain, '00:05.0')[0])).toEqual([-3, -95]);
+    }
+    expect(ask('assign_device', QUARANTINE, '00:05.0')).toEqual([-22, '']);
+  });
+});
+
+describe('an access from behind a bridge', () => {
+  it('goes by the id of the bridge’s alias where it says so, whoever has that', () => {
+    const of = new AssignmentMachine();
+    const device = '0000:04:01.0';
+    const dma = (requester?: string) =>
+      of.machine.step({ op: 'dma', device, address: 0, access: 'read', ...(requester ? { requester } : {}) }).dma;
+    of.assign('04:01.0', QUARANTINE);
+    expect([dma(), dma(device), dma('0000:04:00.0')].map((one) => one!.fault!.reason)).toEqual([2, 2, 2]);
+    of.assign('04:02.0', 1);
+    expect([dma(), dma('0000:04:00.0')].map((one) => one!.fault!.reason)).toEqual([2, 6]);
+    expect(() => dma('0000:04:02.0')).toThrow(/requester 0000:04:02.0: expected 0000:04:01.0 or 0000:03:00.0 or/);
   });
 });
 

@@ -55,6 +55,25 @@ describe('a region of one device', () => {
     expect([result, sent]).toEqual([0, `${pair(65534, '00:06.0')}, ${pages}`]);
   });
 
+  it('is announced when it is in new tables of a quarantine, once some were behind the unit', () => {
+    const other = { firstFrame: FIRST + 2, frames: 1, devices: ['0000:00:05.0'] };
+    const page = (frame: number) => `PSI 32782 0x${(frame * 4096).toString(16)}`;
+    for (const cachingMode of [true, false]) {
+      const s = scene({ unit: { cachingMode } }, [other, ALONE]);
+      const did = cachingMode ? 65535 : 0;
+      expect(s.assign('00:05.0', QUARANTINE)).toEqual([0, pair(did, '00:05.0')]);
+      // Refused or not: the tables are there.
+      const [, sent] = s.assign('00:06.0', 1);
+      expect(sent).toBe([...(cachingMode ? [page(FIRST), page(FIRST + 1)] : []), pair(did, '00:06.0')].join(', '));
+      s.of.deassign('00:06.0');
+      s.of.deassign('00:06.0', QUARANTINE);
+      expect(s.assign('00:06.0', 1)[1]).toBe(pair(did, '00:06.0'));
+    }
+    const handedOut = scene({ unit: { cachingMode: true, domainIds: 256 } }, [other, ALONE]);
+    handedOut.assign('00:05.0', QUARANTINE);
+    expect(handedOut.assign('00:06.0', 1)[1]).not.toContain('PSI');
+  });
+
   it('stays with the hardware domain, whoever has the device', () => {
     const s = scene();
     expect(s.counts(0)).toEqual([{ region: 0, count: 1 }]);
@@ -86,8 +105,16 @@ describe('a region of one device', () => {
     expect(s.reads(FIRST, '0000:00:05.0')).toBe('contextNotPresent');
   });
 
-  it('is never missed by the device, at no step of any move (A5)', () => {
-    const s = scene({ iommu: { quarantine: 'scratch' } });
+  it.each([
+    {},
+    { cachingMode: true, writeBufferFlush: true },
+    { cachingMode: true, coherent: false },
+    { levels: [3], addressBits: 39 },
+  ])('is never missed by the device, at no step of any move (A5): %j', (unit) => {
+    const s = scene({ unit, iommu: { quarantine: 'scratch' } });
+    // What was absent at boot.
+    s.machine.step({ op: 'remove_device', device: DEVICE });
+    s.machine.step({ op: 'add_device', device: DEVICE });
     const everySight = () =>
       new Set(s.machine.mayTranslate(DEVICE, FIRST).map(({ frame, rights }) => `${frame} ${rights}`));
     for (const op of [

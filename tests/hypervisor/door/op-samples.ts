@@ -235,11 +235,11 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
   },
   assign_device: {
     make: () => ({ op: 'assign_device', device: '0000:04:00.0', domain: A }),
-    fields: { ...vcpu, device: 'device', domain: 'domid', relaxed: 'flag?' },
+    fields: { ...vcpu, device: 'device', domain: 'domid', relaxed: 'flag?', flags: 'word?' },
   },
   test_assign_device: {
     make: () => ({ op: 'test_assign_device', device: DEV }),
-    fields: { device: 'device', domain: 'domid?' },
+    fields: { device: 'device', domain: 'domid?', flags: 'word?' },
   },
   remove_device: { make: () => ({ op: 'remove_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
   add_device: { make: () => ({ op: 'add_device', device: DEV }), fields: { ...vcpu, device: 'device' } },
@@ -251,7 +251,7 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
   },
   deassign_device: {
     make: () => ({ op: 'deassign_device', device: DEV }),
-    fields: { ...vcpu, device: 'device', domain: 'domid?' },
+    fields: { ...vcpu, device: 'device', domain: 'domid?', flags: 'word?' },
   },
   dma_map: {
     make: (s) => ({ op: 'dma_map', domain: 4, dfn: 5, frame: s.frame(4), pages: 1, access: 'r' }),
@@ -276,6 +276,7 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
       access: 'one of read and write',
       value: 'word?',
       choose: 'index?',
+      requester: 'device?',
       bytes: 'bytes?' as Kind,
       length: 'index?',
     },
@@ -288,6 +289,7 @@ export const samples: Readonly<Record<Op['op'], Sample>> = {
       access: 'one of read and write',
       value: 'word?',
       choose: 'index?',
+      requester: 'device?',
     },
   },
   dma_perform: { make: () => ({ op: 'dma_perform', slot: 0 }), fields: { slot: 'index' } },

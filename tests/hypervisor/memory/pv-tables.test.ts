@@ -159,6 +159,17 @@ describe('what is no memory, and memory of others', () => {
     expect(own(A, 2 ** 40 - 1), 'the number of no frame').toBe(Errno.EINVAL);
   });
 
+  it('counts memory in, of reserved regions and where the machine says so, without references', () => {
+    const reservedRegions = [{ firstFrame: 60, frames: 1, devices: [] }];
+    s = new GuestScene({ ioFrames: [[62, 63]], reservedRegions });
+    const { frames } = s.machine.parts;
+    const before = frames.references(62 as Mfn);
+    expect([60, 62, 63].map((frame) => foreign(DOMID_SELF, frame, true))).toEqual([0, 0, 0]);
+    expect([own(HW, 62), own(A, 62), foreign(A, 62)]).toEqual([0, -1, -1]);
+    expect(own(HW, s.frame(HW)), 'in its place').toBe(0);
+    expect(frames.references(62 as Mfn)).toBe(before);
+  });
+
   it('memory is mapped as that of its owner', () => {
     const table = s.machine.parts.pvTables.root(A as never) as Mfn;
     expect([foreign(A, x), foreign(A, x, true), foreign(A, table), foreign(A, table, true)]).toEqual([0, 0, 0, -16]);

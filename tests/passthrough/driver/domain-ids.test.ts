@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { Errno } from '../../../machine/errno.ts';
 import { Heap } from '../../../machine/heap/heap.ts';
 import type { Domid } from '../../../machine/ids.ts';
-import { DomainIds, quarantineDomid } from '../../../passthrough/driver/index.ts';
+import { DomainIds, PseudoDomids, quarantineDomid } from '../../../passthrough/driver/index.ts';
 import { DriverRig, type DriverRigOptions, unit } from './driver-rig.ts';
 
 const domain = (value: number) => value as Domid;
@@ -102,6 +102,43 @@ test('there are fewer quarantines than pseudo domids, for the last one’s compl
     new DomainIds(new Heap(), { name: 'unit 0', dids: 65536, domains: 8, quarantines, reserveZero: true });
   expect(ids(0x7fff).didOf(quarantineDomid(0x7ffe))).toBe(1);
   expect(() => ids(0x8000)).toThrow(/quarantines 32768: expected at most 32767/);
+});
+
+describe('pseudo domids', () => {
+  const pseudo = () => new PseudoDomids(new Heap(), 'platform', 3);
+  const again = (ids: PseudoDomids, index: number) => {
+    ids.release(index);
+    ids.obtain(index);
+    return ids.of(index) - 0x8000;
+  };
+
+  test('are in the order of devices, and new for one that is there again', () => {
+    const ids = pseudo();
+    expect([0, 1, 2].map((index) => ids.of(index))).toEqual([0x8000, 0x8001, 0x8002]);
+    expect([again(ids, 1), again(ids, 1), again(ids, 0)]).toEqual([3, 4, 5]);
+    expect([0x8005, 0x8004, 0x8002, 0x8001].map((id) => ids.indexOf(domain(id)))).toEqual([0, 1, 2, -1]);
+    ids.release(2);
+    expect([ids.of(2), ids.indexOf(domain(0x8002))]).toEqual([-1, -1]);
+    ids.obtain(1);
+    expect(ids.of(1), 'it has one').toBe(0x8004);
+  });
+
+  test('go round, past those that others have', () => {
+    const ids = pseudo();
+    for (let at = 3; at < 0x7fff; at += 1) expect(again(ids, 1)).toBe(at);
+    // 0 and 2 are still those of the first and the last device.
+    expect([again(ids, 1), again(ids, 1), again(ids, 0)]).toEqual([1, 3, 4]);
+  });
+
+  test('show in dids that are made of domids', () => {
+    const of = new PseudoDomids(new Heap(), 'platform', 2);
+    const options = { name: 'unit 0', dids: 65536, domains: 8, quarantines: 2, pseudo: of } as const;
+    const ids = new DomainIds(new Heap(), { ...options, reserveZero: true });
+    again(of, 1);
+    expect([ids.didOf(quarantineDomid(1)), ids.domainOf(0x7ffd), ids.domainOf(0x7ffe)]).toEqual([0x7ffd, 0x8001, -1]);
+    of.release(0);
+    expect(ids.didOf(quarantineDomid(0))).toBe(-1);
+  });
 });
 
 describe('a domain behind several units', () => {

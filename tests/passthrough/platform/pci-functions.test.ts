@@ -45,6 +45,19 @@ describe('requester ids', () => {
   });
 });
 
+test('the id that a request carries is its bridge’s', () => {
+  const carried = (of: Omit<PciDescription, 'unit'>, ...others: readonly Omit<PciDescription, 'unit'>[]) =>
+    sbdfText(pciFunctions([of, ...others].map((one) => ({ ...one, unit: 0 })))[0]!.requester);
+  const pci = (device: string) => ({ device, type: 'pci-endpoint' });
+  expect(carried({ device: '04:01.0' }, toPci)).toBe('0000:04:01.0');
+  expect(['04:01.0', '04:00.0', '05:01.0'].map((device) => carried(pci(device), toPci, legacy))).toEqual([
+    '0000:04:00.0',
+    '0000:04:00.0',
+    '0000:04:00.0',
+  ]);
+  expect(carried(pci('02:00.0'), { device: '00:1e.0', type: 'pci-bridge', secondary: 2 })).toBe('0000:00:1e.0');
+});
+
 test('functions that are no bridges are counted by address', () => {
   const of = pciFunctions([
     { device: '01:00.0', unit: 0 },

@@ -31,6 +31,10 @@ const ALTERATIONS: Readonly<Record<string, readonly ((value: never) => unknown)[
     (value: unknown[] = []) => (value.length > 0 ? value.slice(1) : [[0, '0x1', 0, 0, '00', '0123456789abcdef']]),
     (value: unknown[] = []) => [...value, [0, '0x2', 0, 0, '00', '0123456789abcdef']],
   ],
+  owners: [
+    (value: unknown[]) => value.slice(1),
+    (value: [string, unknown][]) => value.map(([bdf, owner], at) => (at === 0 ? [bdf, 77] : [bdf, owner])),
+  ],
   faults: [
     (value?: Json[]) => (value ? [{ ...value[0], reason: 9 }] : [{ sid: '0x30', reason: 6, addr: '0x0', write: 0 }]),
     (value?: Json[]) => (value ? [] : [{ sid: '0x28', reason: 6, addr: '0x0', write: 1 }]),

@@ -55,6 +55,28 @@ const refused: readonly (readonly [name: string, find: string, from: string | Re
     '"maxVersion":3',
     /config\.gnttab\.maxVersion is 3; expected 2/,
   ],
+  [
+    'a hidden device that is not there',
+    config,
+    /}$/,
+    ',"hidden":["0x28","0x1000"]}',
+    /config\.hidden\[1\] is "0x1000"; expected "a device": one of those/,
+  ],
+  ['phantoms of nothing', config, /}$/, ',"phantoms":[["0x1000",1]]}', /config\.phantoms\[0\] is "0x1000"/],
+  [
+    'a region for nothing',
+    config,
+    /}$/,
+    ',"reservedRegions":[["0x9a","0x9a",["0x28"]],["0x9c","0x9d",["0x30","0x1000"]]]}',
+    /config\.reservedRegions\[1\] is "0x1000"/,
+  ],
+  [
+    'a page that is in two regions',
+    config,
+    /}$/,
+    ',"reservedRegions":[["0x9a","0x9c",["0x28"]],["0x9c","0x9d",["0x30"]]]}',
+    /no such machine: reservedRegions\[1\]: expected no frame of reservedRegions\[0\]/,
+  ],
   ['another segment', '"o":"pci"', '"seg":0', '"seg":1', /pci\.seg is 1; expected 0/],
   ['a device twice', '"bdf":"0x28"', '"bdf":"0x28"', '"bdf":"0x0"', /pci\.bdf/],
   [

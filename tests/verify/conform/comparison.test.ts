@@ -85,6 +85,10 @@ function altered(type: string, value: unknown): unknown[] {
         list.slice(1),
       ];
     }
+    case 'owners': {
+      const [bdf, owner] = first as [string, number | null];
+      return [[[bdf, owner === null ? 0 : null], ...rest], [...list, ['0x7', 0]], list.slice(1)];
+    }
     case 'faults':
       return [[], [{ ...(first as object), reason: 99 }], [{ ...(first as object), sid: '0x1' }]];
     default:

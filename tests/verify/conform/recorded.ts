@@ -6,6 +6,26 @@ import { gunzipSync } from 'node:zlib';
 import { recordingFromBytes } from '../../../verify/files/recording-file.ts';
 
 /**
+ * Devices: reserved regions, of guests of both kinds; phantom functions; faults; a hidden one; widths; a scratch page;
+ * quarantine by order; what is asked before; removal and addition; device TLBs.
+ */
+const DEVICES = [
+  'dev1-417-cm0',
+  'dev1-417-cm1',
+  'dev1h-417-cm1',
+  'dev2-417-cm1',
+  'dev2-417-mf',
+  'dev3-417-cm0',
+  'dev4-417-cm0',
+  'dev5-417-aw39-cm1',
+  'dev6-417-scratch-cm1',
+  'dev7-417-noquar-cm1',
+  'dev8-417-cm0',
+  'dev9-417-scratch',
+  'dev10-417-ats-cm1',
+] as const;
+
+/**
  * Scripted and random hypercalls of PV guests, HVM, copy batches; under caching mode 2 MiB and own memory, large unmap
  * batches with entries rewritten in use, gfn maps that change under grants, and page tables of every level; sub-pages.
  */
@@ -20,6 +40,7 @@ export const RECORDED = [
   'scen9-417-cm1',
   'scen10-417-cm1',
   'scen14-417-cm0',
+  ...DEVICES,
 ] as const;
 
 export const recordedFile = (name: string): string =>

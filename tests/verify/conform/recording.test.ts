@@ -130,6 +130,31 @@ describe('what is no recording is refused with file and line', () => {
       'RECORDING_FIELD',
       /^r\.jsonl:2: swap_grant_ref\.ops\[0\] is 7; expected an object/,
     ],
+    ...(
+      [
+        ['a region that ends before it begins', '"reservedRegions":[["0x9b","0x9a",["0x28"]]]', /reservedRegions/],
+        ['a region for no device', '"reservedRegions":[["0x9a","0x9a",[]]]', /reservedRegions/],
+        ['devices of a region that are none', '"reservedRegions":[["0x9a","0x9a",[40]]]', /reservedRegions/],
+        ['a stride that there is not', '"phantoms":[["0x100",3]]', /phantoms .*a stride 1, 2 or 4/],
+        ['a slot that is none', '"phantoms":[[256,1]]', /phantoms/],
+        ['a hidden device by another name', '"hidden":["00:07.0"]', /hidden/],
+      ] as const
+    ).map(([name, field, message]) => {
+      const line = config.replace(/}$/, `,${field}}`);
+      return [name, [line], 'RECORDING_FIELD', message] as const;
+    }),
+    [
+      'an owner that is none',
+      [config, '{"o":"owners","devices":[["0x28","0"]]}'],
+      'RECORDING_FIELD',
+      /^r\.jsonl:2: owners\.devices is .*; expected a list of \[bdf, domid or null\]/,
+    ],
+    [
+      'an access longer than the memory of the device',
+      [config, '{"o":"dma_raw","bdf":"0x30","addr":"0x1000","len":4097,"w":0,"iommu":[]}'],
+      'RECORDING_FIELD',
+      /^r\.jsonl:2: dma_raw\.len is 4097; expected 1 to 4096/,
+    ],
     [
       'descriptors that are none',
       [config, '{"o":"assign","s":1,"dom":1,"bdf":"0x1","rc":0,"iommu":[{}]}'],

@@ -1,6 +1,6 @@
 // How a value of each type of field looks: for checking what a file says.
 
-import { type FieldType, fieldWords } from './record-fields.ts';
+import { type FieldType, fieldWords } from './field-values.ts';
 
 /** Whether a value is of a type, and what would be. */
 export interface TypeCheck {
@@ -53,6 +53,12 @@ function isDescriptor(value: unknown): boolean {
   return true;
 }
 
+/** A list of [first, last, devices]. */
+function isRegions(value: unknown): boolean {
+  return spansOf(listOf(isHex))(value) && (value as string[][][]).every(([, , devices]) => devices!.length > 0);
+}
+const isStride = (value: unknown): boolean => value === 1 || value === 2 || value === 4;
+
 const isFault = (value: unknown): boolean =>
   isObject(value) && isHex(value.sid) && isWord(value.reason) && isHex(value.addr) && isBit(value.write);
 
@@ -62,6 +68,7 @@ function oneOf(words: readonly string[]): TypeCheck {
 
 export const fieldTypes: Readonly<Record<FieldType, TypeCheck>> = {
   int: { holds: isInt, expected: 'an integer' },
+  count: { holds: isUpTo(Number.MAX_SAFE_INTEGER), expected: 'an integer from 0 on' },
   word: { holds: isWord, expected: 'an integer from 0 to 4294967295' },
   half: { holds: isHalf, expected: 'an integer from 0 to 65535' },
   bit: { holds: isBit, expected: '0 or 1' },
@@ -89,6 +96,12 @@ export const fieldTypes: Readonly<Record<FieldType, TypeCheck>> = {
   contents: {
     holds: tuples(isHalf, isHex, isOffset, isOffset, isBytes, isHash),
     expected: 'a list of [dom, frame, first, last, bytes, hash]',
+  },
+  regions: { holds: isRegions, expected: 'a list of [first, last, [bdf, ...]], the first not above the last' },
+  strides: { holds: tuples(isHex, isStride), expected: 'a list of [bdf, stride], a stride 1, 2 or 4' },
+  owners: {
+    holds: tuples(isHex, (value) => value === null || isHalf(value)),
+    expected: 'a list of [bdf, domid or null]',
   },
   descriptors: { holds: listOf(isDescriptor), expected: 'a list of descriptors' },
   faults: {

@@ -1,6 +1,8 @@
 // The records of a recording of real Xen, kind by kind: each field's role in a replay, and its type. The one place
 // where this is written down: reading, comparing and types follow it.
 
+import type { FieldType, FieldValues } from './field-values.ts';
+
 /**
  * What a replay does with a field.
  * - `input`: drives the model.
@@ -10,69 +12,6 @@
  * - `ignored`: for people, or said by other fields too.
  */
 export type FieldRole = 'input' | 'adopted' | 'compared' | 'checked' | 'ignored';
-
-/** A VT-d descriptor as recordings have it: `t` is cc, iotlb, dev-iotlb or wait. */
-export interface RecordedDescriptor {
-  readonly t: string;
-  readonly [field: string]: number | string;
-}
-
-/** A DMA fault of the unit: requester, reason, address, whether it was a write. */
-export interface RecordedFault {
-  readonly sid: string;
-  readonly reason: number;
-  readonly addr: string;
-  readonly write: number;
-}
-
-/** Words that some fields choose from. */
-export const fieldWords = {
-  quarantine: ['none', 'basic', 'scratch'],
-  hardwareDomain: ['strict', 'relaxed', 'passthrough'],
-  pointer: ['ok', 'null', 'unmapped', 'noncanonical', 'xen'],
-  device: ['endpoint', 'pci-endpoint', 'host-bridge', 'root-port', 'pcie-to-pci-bridge', 'pci-bridge'],
-} as const;
-type Word<Field extends keyof typeof fieldWords> = (typeof fieldWords)[Field][number];
-
-/** The types of fields, and what each is in a program. */
-export interface FieldValues {
-  /** Signed: a status or an errno. */
-  int: number;
-  /** Unsigned, of 32 and of 16 bits; 0 or 1. */
-  word: number;
-  half: number;
-  bit: 0 | 1;
-  bool: boolean;
-  text: string;
-  textOrNull: string | null;
-  /** Two digits a byte, at least one. */
-  bytes: string;
-  quarantine: Word<'quarantine'>;
-  hardwareDomain: Word<'hardwareDomain'>;
-  /** Where an argument of a hypercall lies. */
-  pointer: Word<'pointer'>;
-  device: Word<'device'>;
-  any: unknown;
-  /** 64 bits as `0x...`. */
-  hex: `0x${string}`;
-  hexOrNull: `0x${string}` | null;
-  hexes: readonly `0x${string}`[];
-  /** `[first, last]`, and what memory is for or who may do what with it. */
-  spans: readonly (readonly [`0x${string}`, `0x${string}`])[];
-  memory: readonly (readonly [`0x${string}`, `0x${string}`, string])[];
-  identity: readonly (readonly [`0x${string}`, `0x${string}`, 'rw' | 'ro'])[];
-  /** `[from, mfn, count, step]`, and for some the access: places one after another, frames `step` apart. */
-  runs: readonly (readonly [`0x${string}`, `0x${string}`, number, number, ('rw' | 'ro')?])[];
-  /** `[mfn, level]`. */
-  levels: readonly (readonly [string, number])[];
-  /** `[dom, ref, flags, status]`. */
-  changes: readonly (readonly [number, number, number, number])[];
-  /** `[dom, frame, first, last, bytes, hash]`. */
-  contents: readonly (readonly [number, string, number, number, string, string])[];
-  descriptors: readonly RecordedDescriptor[];
-  faults: readonly RecordedFault[];
-}
-export type FieldType = keyof FieldValues;
 
 /** Role and type of a field; `?` where it may be missing. */
 export type FieldSpec = `${FieldRole} ${FieldType}${'' | '?'}`;
@@ -149,8 +88,13 @@ export const recordFields = {
     xenVaRange: 'checked hexes',
     noncanonical: 'checked hexes',
     cpu: { vendor: 'checked text', hvm: 'checked textOrNull' },
+    /** In the order of the command line (xen: rmrr=, pci-phantom=); and what the hypervisor keeps as its console. */
+    reservedRegions: 'input regions?',
+    phantoms: 'input strides?',
+    hidden: 'input hexes?',
   },
-  boot: { iommu: 'ignored descriptors' },
+  /** What the unit was told until dom0 ran. */
+  boot: { iommu: 'compared descriptors' },
   header: {},
   label: { t: 'ignored text' },
   note: { t: 'ignored text' },
@@ -212,7 +156,7 @@ export const recordFields = {
     maxPages: 'input word',
     version: 'checked word',
     dataFill: { len: 'input word', base: 'input word' },
-    sharedInfo: 'ignored any?',
+    sharedInfo: 'adopted any?',
     startInfo: 'ignored any?',
     argBuffer: 'ignored any?',
   },
@@ -328,8 +272,15 @@ export const recordFields = {
     what: 'ignored text?',
     addr: 'ignored hex?',
   },
-  assign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
-  deassign: { ...bracketed, dom: 'input half', bdf: 'input hex' },
+  assign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  test_assign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  deassign: { ...bracketed, dom: 'input half', bdf: 'input hex', flags: 'input word?' },
+  pci_device_remove: { ...bracketed, bdf: 'input hex' },
+  pci_device_add: { ...bracketed, bdf: 'input hex' },
+  /** Who has each device, as Xen tells it. */
+  owners: { ...quiet, devices: 'compared owners?', rc: 'ignored int?', t: 'ignored text?', xen: 'ignored any?' },
+  /** Free pages of the hypervisor: as many as its own allocations take. */
+  heap: { free_pages: 'ignored word', delta: 'ignored int', t: 'ignored text?' },
   destroydomain: { ...ofDomain, gt: 'compared changes?' },
   update_va_mapping: { ...byDomain, va: 'input hex', pte: 'input hex', mfn: 'ignored any?', t: 'ignored any?' },
   map_foreign: {
@@ -351,7 +302,7 @@ export const recordFields = {
     out: 'compared hexes',
     t: 'ignored any?',
   },
-  add_to_physmap: { ...byDomain, space: 'input word', idx: 'input word', gfn: 'input hex', t: 'ignored any?' },
+  add_to_physmap: { ...byDomain, space: 'input word', idx: 'input count', gfn: 'input hex', t: 'ignored any?' },
   remove_from_physmap: { ...byDomain, gfn: 'input hex', t: 'ignored any?' },
   dma: {
     s: 'ignored any?',
@@ -366,10 +317,47 @@ export const recordFields = {
     read_data_ok: 'compared int?',
     mem: 'compared bytes?',
     why: 'ignored text?',
-    owner: 'ignored any?',
+    /** Whose page a processor looks at through a window; the device may have another. */
+    owner: 'input half?',
     iommu: 'compared descriptors',
     ...logged,
   },
+  /** As `dma`, and nothing is looked at but the fault; `buffer` is the place in the device's own memory. */
+  dma_raw: {
+    s: 'ignored any?',
+    bdf: 'input hex',
+    addr: 'input hex',
+    len: 'input word',
+    w: 'input bit',
+    buffer: 'input hex?',
+    faults: 'compared faults?',
+    why: 'ignored text?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  /** A network card fetches one descriptor of its ring in domain `dom`'s data, and writes back that it has. */
+  nicgood: {
+    s: 'ignored any?',
+    bdf: 'input hex',
+    dom: 'input half',
+    busmaster: 'input bit',
+    descriptor_done_written: 'compared bit',
+    why: 'ignored text?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  /** One of a burst of fetches that fault. When, by its own clock, and from where is not told. */
+  nicdma: {
+    s: 'ignored any?',
+    bdf: 'ignored hex?',
+    i: 'ignored word',
+    t_us: 'ignored word?',
+    busmaster_after: 'ignored bit',
+    faults: 'ignored faults?',
+    iommu: 'compared descriptors',
+    ...logged,
+  },
+  cmdreg: { bdf: 'ignored hex', value: 'ignored hex', busmaster: 'ignored bit', t: 'ignored text?' },
   poke: {
     ...quiet,
     d: 'ignored any?',

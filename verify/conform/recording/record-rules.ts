@@ -75,6 +75,7 @@ const rules: { readonly [Kind in RecordKind]?: readonly RecordRule<Kind>[] } = {
     { field: 'n', holds: (record) => record.n === record.in.length, expected: 'the number of items of "in"' },
     { field: 'cmd', holds: ({ cmd }) => MEMORY_COMMANDS.includes(cmd), expected: '0, 1 or 6' },
   ],
+  dma_raw: [{ field: 'len', holds: ({ len }) => len >= 1 && len <= PAGE_BYTES, expected: '1 to 4096' }],
   poke: [
     {
       field: 'val',

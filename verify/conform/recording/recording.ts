@@ -2,10 +2,10 @@
 
 import { InputError } from '../../../machine/errors.ts';
 import { fieldTypes, type TypeCheck } from './field-types.ts';
+import type { FieldType } from './field-values.ts';
 import {
   type FieldSpec,
   type FieldTable,
-  type FieldType,
   type RecordedLine,
   type RecordKind,
   type RecordOf,

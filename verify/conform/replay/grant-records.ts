@@ -2,7 +2,8 @@
 
 import type { ArgumentPlace, CopyElementInput, Op } from '../../../hypervisor/index.ts';
 import { wide } from '../../../machine/wide.ts';
-import type { ElementOf, FieldValues, RecordedLine } from '../recording/record-fields.ts';
+import type { FieldValues } from '../recording/field-values.ts';
+import type { ElementOf, RecordedLine } from '../recording/record-fields.ts';
 import { frameOf, hexOf, wideOf } from './hex-value.ts';
 import { frameAt } from './machine-plan.ts';
 import { STATUS_INDEX } from './memory-records.ts';
@@ -223,6 +224,7 @@ export const grantHandlers: Handlers = {
       ...(n === 1 ? {} : { count: n }),
     });
     const after = context.probe.tableFrames(target);
+    for (const frame of after.shared) context.contents.know(frame);
     if (after.shared.length !== have) context.entries.tablesChanged(target);
     noteGrowth(context, grown, after.shared, have);
     noteGrowth(context, grownStatus, after.status, status.length);

@@ -1,6 +1,7 @@
 // 64-bit values: `0x...` in recordings, numbers or such strings at the machine's door.
 
 import type { Wide } from '../../../machine/frame-number.ts';
+import { type Sbdf, sbdfText } from '../../../machine/ids.ts';
 
 /** As the door takes it. */
 export function wideOf(hex: `0x${string}`): Wide {
@@ -16,9 +17,5 @@ export function hexOf(value: Wide): string {
 /** A frame number; what no frame number can hold stays beyond every machine. */
 export const frameOf = (hex: string): number => Number(hex);
 
-/** `0000:00:06.0` of bus << 8 | device << 3 | function. */
-export function sbdfOf(bdf: number): string {
-  const bus = (bdf >>> 8).toString(16).padStart(2, '0');
-  const device = ((bdf >>> 3) & 31).toString(16).padStart(2, '0');
-  return `0000:${bus}:${device}.${bdf & 7}`;
-}
+/** `0000:00:06.0` of segment << 16 | bus << 8 | device << 3 | function. */
+export const sbdfOf = (bdf: number): string => sbdfText(bdf as Sbdf);

@@ -16,9 +16,11 @@ const KEPT_IO = [
   [0xfed90, 0xfed90],
   [0xfd00000, 2 ** 40 - 1],
 ] as const;
+/** The first MiB of memory. */
+const LOW_MEMORY = [0, 0xff] as const;
 /** gfns of an HVM domain: those of its RAM, grant frames and window, and some behind them; and as many at the most. */
 const GFNS = 1 << 17;
-const GFNS_MAX = 1 << 26;
+const GFNS_MAX = 1 << 29;
 const HANDLES_PER_FRAME = 256;
 /** The emulated unit remembers 1024 translations, and whatever contexts it saw. */
 const IOTLB_ENTRIES = 1024;
@@ -43,8 +45,10 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     if (record.o === 'createdomain') {
       domains = Math.max(domains, record.id + 1);
       grantFrames = Math.max(grantFrames, record.max_grant_frames);
-    } else if (record.o === 'pci') devices.push(deviceOf(record));
-    else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
+    } else if (record.o === 'pci') devices.push(deviceOf(record, config));
+    else if (record.o === 'pci_device_add' && !isKnown(devices, record.bdf)) {
+      devices.push({ device: sbdfOf(Number(record.bdf)), unit: 0, type: 'unknown' });
+    } else if ('ops' in record) batchMax = Math.max(batchMax, record.ops.length);
     else if (record.o === 'memory_op') batchMax = Math.max(batchMax, record.in.length << (record.order ?? 0));
   }
   return {
@@ -67,6 +71,7 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     batchMax,
     hypervisorFrames: HYPERVISOR_FRAMES,
     keptIo: KEPT_IO,
+    ioFrames: [LOW_MEMORY],
     scrubFreed: false,
     caches: {
       kind: 'lru',
@@ -80,6 +85,11 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
         rewalkOnPermissionMiss: false,
       },
     },
+    reservedRegions: (config.reservedRegions ?? []).map(([first, last, of]) => ({
+      firstFrame: frameOf(first),
+      frames: frameOf(last) - frameOf(first) + 1,
+      devices: of.map((bdf) => sbdfOf(Number(bdf))),
+    })),
     iommu: {
       superpages: config.iommu.superpages,
       quarantine: config.iommu.quarantine,
@@ -89,6 +99,9 @@ export function machineOptions(recording: Recording, rules: RulesName): MachineO
     },
   };
 }
+
+const isKnown = (devices: readonly DeviceDescription[], bdf: string): boolean =>
+  devices.some(({ device }) => device === sbdfOf(Number(bdf)));
 
 /** gfns that HVM domains use, by what records name. */
 function gfnsOf({ records }: Recording): number {
@@ -130,14 +143,20 @@ export function wordsOf(hex: string): readonly [low: number, high: number] {
   return [Number.parseInt(digits.slice(8), 16), Number.parseInt(digits.slice(0, 8), 16)];
 }
 
-function deviceOf(record: RecordOf<'pci'>): DeviceDescription {
+function deviceOf(record: RecordOf<'pci'>, { phantoms, hidden }: RecordOf<'config'>): DeviceDescription {
+  const bdf = Number(record.bdf);
+  // The stride is said of a slot; only a function below it has functions beyond. xen: pci_add_device.
+  const isOf = (slot: string, stride: number) => Number(slot) >>> 3 === bdf >>> 3 && stride > (bdf & 7);
+  const phantomStride = phantoms?.find(([slot, stride]) => isOf(slot, stride))?.[1];
   return {
-    device: sbdfOf(Number(record.bdf)),
+    device: sbdfOf(bdf),
     unit: 0,
     type: record.type,
     ...(record.secondary !== undefined && { secondary: record.secondary }),
     ...(record.subordinate !== undefined && { subordinate: record.subordinate }),
     ats: record.ats,
+    ...(phantomStride !== undefined && { phantomStride }),
+    ...(hidden?.some((other) => Number(other) === bdf) && { hidden: true }),
   };
 }
 
@@ -197,10 +216,27 @@ function pvMemory(found: DomainRecord, hardware: RecordOf<'config'> | null): Mem
       access ?? 'rw',
     ]),
     grantFrames: found.gtmfn.slice(0, 1).map(frameOf),
+    heapFrames:
+      typeof found.sharedInfo === 'string' && found.sharedInfo.startsWith('0x') ? [frameOf(found.sharedInfo)] : [],
     ...(hardware && {
-      identity: hardware.dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access]),
+      identity: identityOf(hardware),
     }),
   };
+}
+
+/** What is mapped for the hardware domain beside its memory, but for the reserved regions, which come with devices. */
+function identityOf({ dom0Identity, reservedRegions = [] }: RecordOf<'config'>): MemoryLayout['identity'] & object {
+  const whole = dom0Identity.map(([first, last, access]) => [frameOf(first), frameOf(last), access] as const);
+  return reservedRegions.reduce(
+    (ranges, [start, end]) =>
+      ranges.flatMap(([first, last, access]) =>
+        [
+          [first, Math.min(last, frameOf(start) - 1), access] as const,
+          [Math.max(first, frameOf(end) + 1), last, access] as const,
+        ].filter(([from, to]) => from <= to),
+      ),
+    whole,
+  );
 }
 
 function hvmMemory(found: DomainRecord): MemoryLayout {

@@ -4,7 +4,7 @@ import type { DomainControl, Hypervisor } from '../../../hypervisor/index.ts';
 import { P2mType } from '../../../hypervisor/index.ts';
 import type { Dfn, Gfn, Mfn, Wide } from '../../../machine/frame-number.ts';
 import { FrameType } from '../../../machine/frame-table.ts';
-import type { Domid } from '../../../machine/ids.ts';
+import { type Domid, parseSbdf, type Sbdf } from '../../../machine/ids.ts';
 import { wideHigh, wideLow } from '../../../machine/wide.ts';
 
 /** A grant entry as it lies in memory. */
@@ -149,6 +149,19 @@ export class MachineProbe {
   /** Who has a device; null: nobody, undefined: there is no such device. */
   deviceOwner(device: string): number | null | undefined {
     return this.#machine.control.root.devices.find((found) => found.device === device)?.owner;
+  }
+
+  /** The id that a device's requests carry on a real bus; its own, if the machine has it not. */
+  requester(device: string): Sbdf {
+    const { parts, config } = this.#machine;
+    const index = config.devices.findIndex((found) => found.device === device);
+    return parts.functions[index]?.requester ?? parseSbdf(device);
+  }
+
+  /** Who has each device that the hypervisor knows. */
+  deviceOwners(): [bdf: string, owner: number | null][] {
+    const present = this.#machine.control.root.devices.filter((found) => found.present);
+    return present.map(({ device, owner }) => [`0x${parseSbdf(device).toString(16)}`, owner]);
   }
 
   /** Low and high word of the L1 entry for an address of a PV domain; null where no table has one. */

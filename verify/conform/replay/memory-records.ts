@@ -98,8 +98,15 @@ export const memoryHandlers: Handlers = {
   win(context, { va, frame, dom, rw }) {
     context.windowAt = Number(va);
     context.entries.windowMoved(context.windowAt, dom ?? 0, frame === null ? null : frameOf(frame));
-    if (frame !== null) openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
-    else
+    if (frame !== null) {
+      openWindow(context, dom ?? 0, frameOf(frame), rw === 1);
+      const place = frameOf(frame);
+      const { probe } = context;
+      context.windows.set(
+        `${dom} ${place}`,
+        probe.isHvm(dom ?? 0) ? (probe.frameAtGfn(dom ?? 0, place) ?? place) : place,
+      );
+    } else
       context.prepare({
         op: 'map_foreign',
         domain: 0,

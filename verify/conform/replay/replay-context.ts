@@ -23,9 +23,11 @@ export interface ReplayContext {
   readonly contents: ContentWatch;
   readonly tally: Tally;
   readonly adopted: AdoptedFrames;
+  /** The frame behind the window that dom0 has to a place of a domain, as it was when it was opened. */
+  readonly windows: Map<string, number>;
   /** Where dom0's last window into foreign memory lies: windows follow one another. */
   windowAt: number;
-  /** What each device has in its own buffer, as hex, and what the processor had stored for it to read. */
+  /** What each device has in a place of its own memory, as hex, and what the processor had stored for it to read. */
   readonly deviceBuffers: Map<string, { readonly bytes: string; readonly stored: string }>;
   step(op: Op): Outcome;
   /** Does what only prepares and has no result in the record; where it cannot be done, that is a disagreement. */

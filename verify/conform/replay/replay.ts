@@ -38,6 +38,7 @@ export class Replay implements ReplayContext {
   readonly tally: Tally;
   readonly adopted = new AdoptedFrames();
   readonly deviceBuffers: ReplayContext['deviceBuffers'] = new Map();
+  readonly windows: ReplayContext['windows'] = new Map();
   windowAt = 0;
   /** What is written from here on is in the heap's log; so far it has been looked at. */
   #mark: Mark;
@@ -110,8 +111,10 @@ export class Replay implements ReplayContext {
   replayAt(at: number): void {
     const record = this.recording.records[at]!;
     const handler = handlers[record.o as RecordKind] as AnyHandler | undefined;
-    if (!handler) return this.tally.skip(record.o);
-    this.#tap.take();
+    // What is done by register at boot nobody recorded.
+    const isUnknown = record.o === 'boot' && !this.recording.config.iommu.qinval;
+    if (!handler || isUnknown) return this.tally.skip(record.o);
+    if (record.o !== 'boot') this.#tap.take();
     this.#failure = undefined;
     const replayed = handler(this, record, at);
     if (!replayed) this.tally.skip(record.o);

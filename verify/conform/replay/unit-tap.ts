@@ -1,7 +1,7 @@
 // What reaches a VT-d unit, in the form of recordings.
 
 import { invalidationOf, type VtdUnit } from '../../../passthrough/index.ts';
-import type { RecordedDescriptor } from '../recording/record-fields.ts';
+import type { RecordedDescriptor } from '../recording/field-values.ts';
 
 /** Decoded descriptors that are kept. */
 const KNOWN_MAX = 4096;
