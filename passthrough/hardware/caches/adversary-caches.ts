@@ -238,6 +238,8 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit, Devi
   /** All that a walk may come to for an address, from a table or from an entry on. */
   #walkerOf(add: Add, dfn: number): MayWalk {
     const { frames, lag } = this.#shared;
+    const entries = lag === null || lag.size === 0 ? [] : lag.entries();
+    const late = entries.filter(({ units, old }) => (units & (1 << this.#unit)) !== 0 && old.length > 0);
     const leaf = (level: number, low: number, high: number, rights: number, current: boolean) => {
       if (!this.#walker.leafIsValid(level, low)) add(-FaultReason.entryReserved, 0, current);
       else add(entryFrame(low, high) + (dfn % entryPages(level)), rights & low & ENTRY_PERMISSIONS, current);
@@ -246,9 +248,8 @@ export class AdversaryCaches implements TranslationCaches, AdversarialUnit, Devi
       if (!frames.isMemory(table)) return add(-FaultReason.nextTableInvalid, 0, current);
       const word = tableIndex(dfn, level) * 2;
       follow(level, frames.readWord(table, word), frames.readWord(table, word + 1), rights, current);
-      for (const late of lag?.entries() ?? []) {
-        if (late.frame !== table || late.word !== word || (late.units & (1 << this.#unit)) === 0) continue;
-        if (late.old.length > 0) follow(level, late.old[0]!, late.old[1]!, rights, false);
+      for (const { frame, word: at, old } of late) {
+        if (frame === table && at === word) follow(level, old[0]!, old[1]!, rights, false);
       }
     };
     const follow = (level: number, low: number, high: number, rights: number, current: boolean) => {

@@ -32,7 +32,7 @@ function wrongMoves(before: Hypervisor['control']['root'], machine: Hypervisor, 
 }
 
 describe('random operations on devices, on random platforms', () => {
-  test.prop([platforms, policies, draws], { numRuns: 40 })(
+  test.prop([platforms, policies, draws], { numRuns: 20 })(
     'all invariants hold after each (A1 to A7, D1 to D5, F1, F6, M1, M5, W3 above all)',
     (platform, policy, sequence) => {
       const machine = mixedMachine(policy, { machine: platform, release: 'afterFlush' });
@@ -49,7 +49,7 @@ describe('random operations on devices, on random platforms', () => {
     },
   );
 
-  test.prop([platforms, draws], { numRuns: 20 })(
+  test.prop([platforms, draws], { numRuns: 15 })(
     'end alike, whole or in micro-steps; A5, A6 and D2 hold at each of these',
     (platform, sequence) => {
       const machine = mixedMachine('xen', { machine: platform });
@@ -80,7 +80,7 @@ describe('random operations on devices, on random platforms', () => {
   it('reach what is interesting', () => {
     const seen = new Map<string, number>();
     const note = (what: string) => seen.set(what, (seen.get(what) ?? 0) + 1);
-    const both = fc.sample(fc.tuple(platforms, draws), { numRuns: 150, seed: 5 });
+    const both = fc.sample(fc.tuple(platforms, draws), { numRuns: 100, seed: 5 });
     for (const [platform, sequence] of both) {
       const machine = mixedMachine('xen', { machine: platform });
       for (const draw of sequence) run(machine, draw, note);
