@@ -31,15 +31,17 @@ export function createDomain(machine: OperationContext, op: CreateDomain): OpRes
   if (op.hardware && control.root.hardwareDomain !== null) return { result: Errno.EEXIST };
   if (op.kind === 'hvm' && (op.frames ?? 0) > config.gfns) return { result: Errno.EINVAL };
   const mark = parts.heap.mark();
+  const [root, changes] = [control.root, control.journal.length];
   const first = new Builder(machine, op).build();
-  if (first < 0) {
+  if (first >= 0) addDomain(control, domainControl(op, config, first));
+  const result = first >= 0 && op.hardware ? adoptDevices(machine, op.domain as Domid) : Math.min(first, 0);
+  if (result !== 0) {
     parts.heap.rollback(mark);
-    parts.heap.release(mark);
-    return { result: first };
+    control.root = root;
+    control.journal.length = changes;
   }
   parts.heap.release(mark);
-  addDomain(control, domainControl(op, config, first));
-  return { result: op.hardware ? adoptDevices(machine, op.domain as Domid) : 0 };
+  return { result };
 }
 
 function check(op: CreateDomain, config: MachineConfig): void {
@@ -128,7 +130,10 @@ class Builder {
     const { memory } = this.#op;
     if (!memory) return this.#plain();
     const first = this.#op.kind === 'hvm' ? this.#translated(memory) : this.#paravirtual(memory);
-    return first < 0 ? first : this.#identity(memory) ? first : Errno.ENOMEM;
+    if (first < 0) return first;
+    // Where it is told what the hardware domain sees besides its own, that is all.
+    const isSeen = memory.identity ? this.#identity(memory) : this.#mapEverything();
+    return isSeen ? first : Errno.ENOMEM;
   }
 
   /** Without a layout: a window for host mappings, and RAM in one piece. */

@@ -13,7 +13,7 @@ const CPU = 0 as Vcpu;
  * Makes a domain the hardware domain and gives it every ownerless device: if the domain has device tables, the context
  * entries of all of them, and then their reserved regions. The units are let run until nothing that they may have
  * cached is left. To be called when no operation is in progress.
- * @returns 0; or -EBUSY, -ENOMEM, and then nothing is changed.
+ * @returns 0; or -EBUSY, -ENOMEM, -EFAULT, and then nothing is changed.
  */
 export function adoptDevices(machine: OperationContext, domain: Domid): number {
   const { control, parts } = machine;

@@ -200,7 +200,8 @@ function begin(moving: Moving): number {
   const { from, to } = ownersOf(record);
   if (record[Move.at] === 1) return NEXT;
   forgetFaults(context.control, index);
-  const errno = refusal(moving) || tryOut(context, () => prepare(moving, to));
+  // Tried now, so that it is refused at once; done when it comes to the entries, after the regions.
+  const errno = refusal(moving) || tryOut(context, () => prepare(moving, to), true);
   if (errno !== 0) return errno;
   const enters = to === DOMID_IO && from !== DOMID_IO && entryDomain(moving, to) >= 0;
   if (enters) driver.quarantine.wipe(of.endpointIndex);
@@ -214,11 +215,11 @@ function ownersOf(record: Uint32Array): { from: number; to: number } {
   return { from: record[Move.from]!, to: record[Move.to]! };
 }
 
-/** Does something that leaves no trace when it fails. */
-function tryOut({ parts }: OperationContext, attempt: () => number): number {
+/** Does something that leaves no trace when it fails, or in any case. */
+function tryOut({ parts }: OperationContext, attempt: () => number, inAnyCase = false): number {
   const mark = parts.heap.mark();
   const errno = attempt();
-  if (errno !== 0) parts.heap.rollback(mark);
+  if (errno !== 0 || inAnyCase) parts.heap.rollback(mark);
   parts.heap.release(mark);
   return errno;
 }
@@ -363,8 +364,11 @@ function moveEntry(moving: Moving, requesters: PciFunction['requesters']): numbe
   const at = record[Move.at]!;
   const requester = requesters[at];
   if (requester === undefined) return NEXT;
+  const { to } = ownersOf(record);
+  const refused = at === 0 ? tryOut(context, () => prepare(moving, to)) : 0;
+  if (refused !== 0) return refused;
   record[Move.at] = at + 1;
-  const domain = entryDomain(moving, ownersOf(record).to);
+  const domain = entryDomain(moving, to);
   if (domain < 0) driver.detach(vcpu, of.unit as UnitIndex, requester);
   else {
     const errno = driver.attach(vcpu, domain as Domid, of.unit as UnitIndex, requester);

@@ -254,6 +254,11 @@ export class IommuDriver {
     if (left === 0) this.flush.ledger.left(domain);
   }
 
+  /** Device frames, from 0 on, that a unit can see. */
+  reachOf(unit: number): number {
+    return this.#reach[unit]!;
+  }
+
   /** Device frames, from 0 on, that all units which serve a domain can see. */
   reach(domain: Domid): number {
     const units = this.tables.units(domain);

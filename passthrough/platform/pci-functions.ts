@@ -91,8 +91,8 @@ function requesterOf(of: PciDescription, all: readonly PciDescription[]): Sbdf {
  * is doubled. Conventional PCI has none. xen: pci_add_device.
  */
 function phantomsOf({ device, type, phantomStride = 0 }: PciDescription, all: readonly PciDescription[]): Sbdf[] {
-  if (phantomStride === 0 || (type ?? 'endpoint') !== 'endpoint') return [];
   const own = parseSbdf(device);
+  if (phantomStride <= (own & 7) || (type ?? 'endpoint') !== 'endpoint') return [];
   const beyond = (stride: number) =>
     Array.from({ length: Math.floor((7 - (own & 7)) / stride) }, (_, at) => (own + (at + 1) * stride) as Sbdf);
   const isReal = (sbdf: number) =>

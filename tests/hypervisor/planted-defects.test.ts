@@ -8,6 +8,7 @@ import type { Gfn, Mfn } from '../../machine/frame-number.ts';
 import { FrameType } from '../../machine/frame-table.ts';
 import type { Domid, MaptrackHandle } from '../../machine/ids.ts';
 import { drawArbitrary, mixedMachine, opOf, violations } from '../../verify/index.ts';
+import { expectFound } from '../verify/found.ts';
 
 const D1 = 1 as Domid;
 const D2 = 2 as Domid;
@@ -162,6 +163,6 @@ describe('a mistake planted in an operation is found by random ones', () => {
       }
       return true;
     });
-    expect(fc.check(property, { numRuns: 100, seed: 9, endOnFailure: true }).failed).toBe(true);
+    expectFound(fc.check(property, { numRuns: 100, seed: 9, endOnFailure: true }));
   });
 });

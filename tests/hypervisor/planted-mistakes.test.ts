@@ -8,6 +8,7 @@ import type { Dfn } from '../../machine/frame-number.ts';
 import type { Domid } from '../../machine/ids.ts';
 import { isRemoval, strictDomain, strictPage } from '../../passthrough/index.ts';
 import { opArbitrary, smallMachine, violations } from '../../verify/index.ts';
+import { expectFound } from '../verify/found.ts';
 
 const shape = smallMachine('strict-page');
 
@@ -71,7 +72,7 @@ describe('a policy that breaks its promise is refuted', () => {
       }),
       { numRuns: 500, seed: 7, endOnFailure: true },
     );
-    expect(outcome.failed).toBe(true);
+    expectFound(outcome);
   });
 });
 

@@ -21,8 +21,13 @@ const ENDPOINTS: readonly Omit<Devices[number], 'unit'>[] = [
   { device: '0000:06:00.0', physicalFunction: '0000:05:00.0' },
 ];
 
-/** Beyond the memory and the gfns of a mixed machine; one in memory. */
+/**
+ * Beyond the memory and the gfns of a mixed machine; in memory; where an HVM guest has its RAM; at the edge of what
+ * three levels reach.
+ */
 const REGIONS: NonNullable<MachineOptions['reservedRegions']> = [
+  { firstFrame: 2, frames: 3, devices: ['0000:07:00.0'] },
+  { firstFrame: 2 ** 27 - 1, frames: 2, devices: ['0000:06:00.0'] },
   { firstFrame: 0x200, frames: 2, devices: ['0000:04:00.0'] },
   { firstFrame: 0x300, frames: 1, devices: ['0000:05:00.0', '0000:05:00.1'] },
   { firstFrame: 0x80, frames: 1, devices: ['0000:05:00.1'] },
@@ -65,7 +70,6 @@ export function platformArbitrary(fc: typeof FastCheck): FastCheck.Arbitrary<Mac
       queuedInvalidation: fc.boolean(),
       ats: fc.boolean(),
       domainIds: fc.constantFrom('per-unit' as const, 'shared' as const),
-      beyondReach: fc.constantFrom('unseen' as const, 'refused' as const),
       hidden: fc.boolean(),
       regions: fc.boolean(),
     })

@@ -64,7 +64,7 @@ export const entriesLeadToOwners: Invariant = {
       return wrong ? [`unit ${unit}: the entry of ${sbdfText(sbdf)} ${wrong}`] : [];
     });
     const aliases = functions.flatMap(({ unit, requesters }) => requesters.slice(1).map((id) => [unit, id] as const));
-    for (const [unit, alias] of aliases) {
+    for (const [unit, alias] of new Map(aliases.map((one) => [`${one}`, one])).values()) {
       const behind = functions.flatMap(({ requesters }, index) => (requesters.includes(alias) ? [index] : []));
       const fits = [-1, ...behind.map((index) => domains[index]!)].some((domain) => {
         return wrongEntry(machine, entries, unit, alias % 0x10000, domain) === null;
@@ -177,6 +177,8 @@ export function missedRegions(machine: Hypervisor): string[] {
     const { device } = devices[index]!;
     return regions.flatMap((region) => {
       const { firstFrame } = machine.config.reservedRegions[region]!;
+      // What its unit cannot see, no table gives it.
+      if (firstFrame >= machine.parts.driver.reachOf(functions[index]!.unit)) return [];
       const answers = machine.mayTranslate(device, firstFrame);
       const misses = answers.some(({ frame, rights }) => frame !== firstFrame || rights !== 3);
       return misses ? [`${device} may miss its reserved region at frame ${firstFrame}`] : [];

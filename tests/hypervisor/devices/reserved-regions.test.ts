@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { fingerprint, type MachineOptions, Progress } from '../../../hypervisor/index.ts';
 import type { Mfn } from '../../../machine/frame-number.ts';
-import { DOMID_IO, type Domid } from '../../../machine/ids.ts';
+import { DOMID_IO, DOMID_XEN, type Domid } from '../../../machine/ids.ts';
 import { violations } from '../../../verify/index.ts';
 import { AssignmentMachine, type AssignmentOptions, type CPU, QUARANTINE } from '../assignment-machine.ts';
 
@@ -80,6 +80,25 @@ describe('a region of one device', () => {
     s.assign('00:06.0', 1);
     expect(s.counts(0)).toEqual([{ region: 0, count: 1 }]);
     expect(s.reads(FIRST, '0000:00:05.0')).toBe(FIRST);
+  });
+
+  it.each([
+    ['for want of memory in the middle', -12, { superpages: false }],
+    ['beyond what the unit sees', -14, { beyondReach: 'refused' }],
+  ] as const)('is refused %s, and no did is taken', (_, errno, iommu) => {
+    const firstFrame = errno === -14 ? 2 ** 27 - 1 : FIRST;
+    const s = scene({ unit: { domainIds: 16, levels: [3], addressBits: 39 }, iommu, hardware: false }, [
+      { firstFrame, frames: 1026, devices: [DEVICE] },
+    ]);
+    const { frames, driver } = s.machine.parts;
+    if (errno === -12) {
+      const taken: Mfn[] = [];
+      for (let at = frames.allocate(DOMID_XEN); at >= 0; at = frames.allocate(DOMID_XEN)) taken.push(at as Mfn);
+      for (const frame of taken.slice(-2)) if (frames.dropReferences(frame, 1, 0)) frames.free(frame);
+    }
+    expect(s.assign('00:06.0', 1)).toEqual([errno, '']);
+    expect([s.counts(1), driver.ids[0]!.didOf(1 as Domid), s.of.owner('00:06.0')]).toEqual([[], -1, null]);
+    expect(violations(s.machine)).toEqual([]);
   });
 
   it.each(['basic', 'scratch'] as const)('is all that the device finds in quarantine (%s)', (quarantine) => {
@@ -218,11 +237,17 @@ describe('a translated domain', () => {
   });
 
   it('is refused with -EBUSY where it has RAM, and what was mapped is taken back; relaxed it keeps its RAM', () => {
-    const s = hvm(126);
+    const s = hvm(126, { unit: { domainIds: 16 } });
     s.machine.step({ op: 'populate_physmap', domain: 5, gfns: [127] });
     const device = s.machine.parts.driver.lookup(5 as Domid, 127 as never);
+    const before = fingerprint(s.machine);
     expect(s.assign('00:06.0', 5)).toEqual([-16, '']);
     expect(s.counts(5)).toEqual([]);
+    expect(violations(s.machine)).toEqual([]);
+    expect(s.machine.parts.driver.ids[0]!.didOf(5 as Domid)).toBe(-1);
+    // But for the quarantine of the device, everything is as it was: once more, and nothing differs.
+    const again = fingerprint(s.machine);
+    expect([again === before, s.assign('00:06.0', 5)[0], fingerprint(s.machine)]).toEqual([false, -16, again]);
     expect(s.machine.parts.driver.lookup(5 as Domid, 126 as never).rights).toBe(0);
     expect(s.assign('00:06.0', 5, true)[0]).toBe(0);
     expect([s.reads(126), s.reads(127)]).toEqual([126, device.frame]);
