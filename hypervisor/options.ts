@@ -2,7 +2,6 @@
 // benchmark on a million.
 
 import type { GrantLimits, GrantOptions, MaptrackOrder } from '../grant/index.ts';
-import { parseSbdf } from '../machine/ids.ts';
 import {
   type BeyondReach,
   type CacheShape,
@@ -18,6 +17,7 @@ import {
   type Release,
   type ReservedRegion,
 } from '../passthrough/index.ts';
+import { checkDevices, checkRegions } from './devices/descriptions.ts';
 import {
   between,
   type Check,
@@ -286,7 +286,7 @@ const deviceFields: Fields<DeviceDescription> = {
   hidden: optional(flag),
 };
 const regionFields: Fields<ReservedRegion> = {
-  firstFrame: index,
+  firstFrame: between(0, 2 ** 40),
   frames: between(1, 2 ** 20),
   devices: listOf(device),
 };
@@ -358,27 +358,6 @@ function policy(value: unknown, name: string): void {
 function filled<Options extends object>(defaults: Options, given: Partial<Options> = {}): Options {
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
   return { ...defaults, ...(Object.fromEntries(set) as Partial<Options>) };
-}
-
-/** Each device is there once, behind a unit that there is. */
-function checkDevices(devices: readonly DeviceDescription[], units: number): void {
-  const found = new Set<number>();
-  for (const [at, described] of devices.entries()) {
-    between(0, units - 1)(described.unit, `devices[${at}].unit`);
-    const sbdf = parseSbdf(described.device);
-    if (found.has(sbdf)) throw new RangeError(`devices[${at}].device ${described.device}: expected each device once`);
-    found.add(sbdf);
-  }
-}
-
-/** No two share a frame. xen: register_one_rmrr, "already declared". */
-function checkRegions(regions: readonly ReservedRegion[]): void {
-  for (const [at, { firstFrame, frames }] of regions.entries()) {
-    const other = regions.findIndex((one) => {
-      return firstFrame < one.firstFrame + one.frames && one.firstFrame < firstFrame + frames;
-    });
-    if (other < at) throw new RangeError(`reservedRegions[${at}]: expected no frame of reservedRegions[${other}]`);
-  }
 }
 
 /**

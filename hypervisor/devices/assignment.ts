@@ -61,6 +61,7 @@ const DESTINATIONS: {
     const known = control.root.devices[index];
     if (!known || !control.root.units[known.unit]!.present) return Errno.EINVAL;
     if (parts.functions[index]!.isUnknown) return tellOf(context, index, true);
+    if (lacksPhysicalFunction(context, index)) return Errno.ENODEV;
     return known.present ? 0 : { from: null, to: control.root.hardwareDomain, way: Way.add };
   },
 };
@@ -141,6 +142,14 @@ function breakVirtualFunctions({ control, config }: OperationContext, index: num
     for (const at of [index, ...virtual]) draft.devices[at]!.broken = true;
   });
   return true;
+}
+
+/** Whether a device is a virtual function whose physical one is not there. xen: pci_add_device. */
+function lacksPhysicalFunction({ control, config }: OperationContext, index: number): boolean {
+  const { physicalFunction } = config.devices[index]!;
+  if (physicalFunction === undefined) return false;
+  const of = config.devices.findIndex(({ device }) => parseSbdf(device) === parseSbdf(physicalFunction));
+  return !control.root.devices[of]?.present;
 }
 
 /** Whether a device could be assigned, for one who asks before. xen: XEN_DOMCTL_test_assign_device. */

@@ -13,6 +13,7 @@ import {
   waitDescriptor,
 } from './layouts.ts';
 import { DescriptorType, IotlbGranularity } from './registers.ts';
+import { entryFrame } from './walk.ts';
 
 const DRAIN_READS = maskOf(iotlbDescriptor, 'drainReads');
 const DRAIN_WRITES = maskOf(iotlbDescriptor, 'drainWrites');
@@ -34,6 +35,28 @@ export const UNIT_COUNTERS = [
   'waits',
 ] as const;
 export type UnitCounter = (typeof UNIT_COUNTERS)[number];
+
+/** Bits of a descriptor's first three words that must be 0, by its type. VT-d 6.5.2. */
+const RESERVED: readonly (readonly [number, number, number])[] = Array.from({ length: 16 }, (_, type) => {
+  if (type === DescriptorType.context) return [0xffc0, 0xfffc0000, 0];
+  if (type === DescriptorType.iotlb) return [0xff00, 0xffffffff, 0xf80];
+  return type === DescriptorType.wait ? [0xffffff80, 0, 3] : [0, 0, 0];
+});
+
+/**
+ * Frame that the queue lies in, by the queue address register.
+ * @throws RangeError for a queue of more than one page, which no driver here makes.
+ */
+export function queueFrameOf(low: number, high: number): number {
+  if ((low & 7) !== 0) throw new RangeError(`IQA 0x${low.toString(16)}: expected a queue of one page (QS 0)`);
+  return entryFrame(low, high);
+}
+
+/** Whether bits are set that must not be. */
+export function hasReservedBits(w0: number, w1: number, w2: number): boolean {
+  const masks = RESERVED[w0 & 0xf]!;
+  return ((w0 & masks[0]) | (w1 & masks[1]) | (w2 & masks[2])) !== 0;
+}
 
 /** Whether a descriptor (its first and third word) says something that a unit can do. */
 export function isKnown(unit: Capabilities, pageOrder: number, low: number, third: number): boolean {

@@ -16,9 +16,11 @@ import type { DmaInFlight } from './dma.ts';
 import { FaultLog } from './fault-log.ts';
 import {
   drainsOf,
+  hasReservedBits,
   type InvalidationObserver,
   isKnown,
   performed,
+  queueFrameOf,
   UNIT_COUNTERS,
   type UnitCounter,
 } from './invalidation-record.ts';
@@ -200,7 +202,7 @@ export class VtdUnit {
       return;
     this.#write64(offset, low, high);
     if (offset === Register.CCMD || offset === this.iotlbRegister) this.#noteCommands();
-    if (offset === Register.IQA) this.#own[QUEUE_FRAME] = entryFrame(low, high);
+    if (offset === Register.IQA) this.#own[QUEUE_FRAME] = queueFrameOf(low, high);
   }
 
   /** Whether a command register waits for the hardware, kept in one word for {@link step} to look at. */
@@ -314,8 +316,11 @@ export class VtdUnit {
   #fetchDescriptor(): void {
     const own = this.#own;
     const head = own[HEAD]!;
-    const queue = this.#heap.blocks[own[QUEUE_FRAME]!]!;
+    const frame = own[QUEUE_FRAME]!;
+    const isThere = frame === this.ownQueueFrame || this.#frames.isMemory(frame);
+    const queue = isThere ? this.#heap.blocks[frame] : undefined;
     const at = head * 4;
+    if (!queue || hasReservedBits(queue[at]!, queue[at + 1]!, queue[at + 2]!)) return this.faults.queueError();
     const type = queue[at]! & 0xf;
     if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.

@@ -123,7 +123,9 @@ export class TableWalker {
     if ((this.context0 & 0xff0) !== 0) return FaultReason.contextReserved;
     const type = (this.context0 & TRANSLATION_TYPE) >>> TRANSLATION_TYPE_SHIFT;
     if (type === TranslationType.reserved) return FaultReason.contextInvalid;
-    if (type === TranslationType.passThrough && !this.#passThrough) return FaultReason.contextInvalid;
+    // What passes through is as wide as the unit can walk. VT-d 9.3, AW.
+    const isWidest = 1 << (this.contextLevels() + 1) > this.#levelsMask;
+    if (type === TranslationType.passThrough && !(this.#passThrough && isWidest)) return FaultReason.contextInvalid;
     if (type === TranslationType.tablesAndDeviceTlb && !this.#deviceTlb) return FaultReason.contextInvalid;
     return this.#levelsMask & (1 << this.contextLevels()) ? 0 : FaultReason.contextInvalid;
   }

@@ -89,7 +89,8 @@ function guestLists({ control }: Hypervisor): string[] {
 /**
  * X2. No invariant of Xen's: a report of what it lets happen. While a bridge is gone, devices behind it move without
  * the bridge's entries, which stay with whom they were, under a did that may be given away: A1, A6, D2 and D4 do not
- * hold then.
+ * hold then, nor when it is back, until the entries are written again: one whose did has come to the new owner in the
+ * meantime is taken for its own, and left.
  */
 export const bridgesTakeEntriesAlong: Invariant = {
   id: 'X2',

@@ -236,7 +236,7 @@ describe('a device that is removed', () => {
     expect([of.assign('01:00.0', 1)[0], of.assign('01:00.1', 1)[0]]).toEqual([-9, -9]);
     expect(of.assign('01:00.1', QUARANTINE)[0]).toBe(0);
     expect([remove(of, '01:00.1')[0], remove(of, '01:00.0')[0]]).toEqual([0, 0]);
-    add(of, '01:00.1');
+    expect([add(of, '01:00.1')[0], add(of, '01:00.0')[0], add(of, '01:00.1')[0]]).toEqual([-19, 0, 0]);
     expect(of.assign('01:00.1', 1)[0]).toBe(0);
   });
 });

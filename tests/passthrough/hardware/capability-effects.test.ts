@@ -322,9 +322,15 @@ test('PT: a context entry of type 2 is invalid without it', () => {
     [false, -FaultReason.contextInvalid],
   ] as const) {
     const { rig, contexts } = of({ passThrough });
-    rig.context(contexts, DEVICE, { type: 2 });
+    rig.context(contexts, DEVICE, { type: 2, levels: 4 });
     expect(rig.unit.translate(DEVICE, 77, Access.read)).toBe(frame);
   }
+});
+
+test('PT: the entry must say the largest width that the unit has', () => {
+  const { rig, contexts } = of({ levels: [3, 4], passThrough: true });
+  rig.context(contexts, DEVICE, { type: 2, levels: 3 });
+  expect(rig.unit.translate(DEVICE, 77, Access.read)).toBe(-FaultReason.contextInvalid);
 });
 
 test.each([1, 2, 8, 256])('NFR: there are %i records, and the next fault overflows', (faultRecords) => {

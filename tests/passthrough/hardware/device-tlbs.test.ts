@@ -153,7 +153,7 @@ describe('a translation request', () => {
     const ask = () => requestTranslation(of.rig.unit, DEVICE, 5, Access.read);
     expect(ask()).toBe(-FaultReason.requestBlocked);
     expect(of.rig.unit.faults.take()).toMatchObject([{ reason: 0xd, sourceId: DEVICE, dfn: 5 }]);
-    of.rig.context(of.contexts, DEVICE, { table: of.path[0]!, type: 2 });
+    of.rig.context(of.contexts, DEVICE, { table: of.path[0]!, type: 2, levels: 4 });
     of.rig.contextCache({ granularity: 'global' });
     expect(ask()).toBe(-FaultReason.requestBlocked);
     of.rig.context(of.contexts, DEVICE, { table: of.path[0]!, type: TABLES_AND_TLB });

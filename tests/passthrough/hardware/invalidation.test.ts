@@ -154,6 +154,10 @@ describe('the registers', () => {
   });
 });
 
+const iotlb = () => iotlbWords({ granularity: 'domain', did: 1 });
+const wait = () => waitWords(4, 0, 7);
+const contextCommand = () => [0x31, DEVICE, 0, 0];
+
 describe('the queue', () => {
   test('is consumed one step at a time: fetched, then completed', () => {
     const { rig, leaves } = mapped();
@@ -174,6 +178,32 @@ describe('the queue', () => {
     expect(unit.step()).toBe(false);
     expect(unit.queued).toBe(0);
     expect(unit.counter('waits')).toBe(1);
+  });
+
+  test.each([
+    ['a context command', 0, 1 << 6, contextCommand],
+    ['a context command, high', 1, 1 << 18, contextCommand],
+    ['an IOTLB command', 0, 1 << 8, iotlb],
+    ['an IOTLB command, data', 1, 1, iotlb],
+    ['an IOTLB command, address', 2, 1 << 7, iotlb],
+    ['a wait', 0, 1 << 8, wait],
+    ['a wait, address', 2, 1, wait],
+  ])('stops at %s with a reserved bit (word %i)', (_, word, bit, make) => {
+    const { rig } = mapped();
+    const words = [...make()];
+    words[word]! |= bit;
+    rig.submit(words);
+    rig.run();
+    expect([rig.unit.queued, rig.unit.faults.queueStopped]).toEqual([1, true]);
+  });
+
+  test('in no memory is an error, and one of more than a page a misuse', () => {
+    const { rig } = mapped();
+    rig.submit(iotlb());
+    rig.unit.writeRegister(Register.IQA, 0xfffff000, 0xff);
+    expect(rig.unit.step()).toBe(true);
+    expect(rig.unit.faults.queueStopped).toBe(true);
+    expect(() => rig.unit.writeRegister(Register.IQA, 0x1003)).toThrow('expected a queue of one page');
   });
 
   test('writes no status where the wait does not ask for it', () => {
