@@ -119,7 +119,7 @@ export class Hypervisor {
     const crash = (vcpu: Vcpu, domain: Domid, reason: string) => crashDomain(control, { vcpu, domain, reason });
     const hasDevices = (domain: Domid) => control.root.devices.some(({ owner }) => owner === domain);
     parts.driver.flush.devices.observer = (vcpu, unit, source, domain) =>
-      giveUpDevice(control, { vcpu, unit, source, domain });
+      giveUpDevice(control, parts, { vcpu, unit, source, domain });
     const pages = new PageTypes(parts, access, view, new IoMemory(config.keptIo, ioFrames(config), view, hasDevices));
     const physmap = new Physmap(parts, access, pages, (domain) => this.#domain(domain), crash);
     this.#grants = {

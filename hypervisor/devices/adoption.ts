@@ -13,28 +13,19 @@ const CPU = 0 as Vcpu;
  * Makes a domain the hardware domain and gives it every ownerless device: if the domain has device tables, the context
  * entries of all of them, and then their reserved regions. The units are let run until nothing that they may have
  * cached is left. To be called when no operation is in progress.
- * @returns 0; or -EBUSY, -ENOMEM, -EFAULT, and then nothing is changed.
+ * @returns 0; or -EBUSY, -ENOMEM, -EFAULT, and then what was done is the caller's to undo, with the domain.
  */
 export function adoptDevices(machine: OperationContext, domain: Domid): number {
   const { control, parts } = machine;
-  const { heap, driver } = parts;
   const before = control.root;
-  const changes = control.journal.length;
   const served = before.devices.flatMap(({ owner }, index) => (owner === null || owner === DOMID_XEN ? [index] : []));
-  const mark = heap.mark();
   let errno = 0;
-  if (driver.tables.exists(domain)) {
+  if (parts.driver.tables.exists(domain)) {
     for (const index of served) errno ||= serve(machine, domain, index);
     for (let region = machine.config.reservedRegions.length - 1; region >= 0; region -= 1) {
       errno ||= serveRegion(machine, domain, region, served);
     }
   }
-  if (errno !== 0) {
-    heap.rollback(mark);
-    control.root = before;
-    control.journal.length = changes;
-  }
-  heap.release(mark);
   if (errno !== 0) return errno;
   control.change(`domain ${domain} is the hardware domain`, (draft) => {
     draft.hardwareDomain = domain;

@@ -6,7 +6,7 @@ import type { ControlState } from '../control.ts';
 import { crashDomain } from '../control.ts';
 import type { Op, OpResult } from '../door/op.ts';
 import type { Parts } from '../parts.ts';
-import { findDevice } from './owners.ts';
+import { deviceWithId, findDevice } from './owners.ts';
 
 /** A device begins, or ceases, to answer. -EOPNOTSUPP where its unit knows no device TLBs. */
 export function setAnswers(
@@ -28,10 +28,11 @@ export function setAnswers(
  */
 export function giveUpDevice(
   control: ControlState,
+  parts: Parts,
   at: { readonly vcpu: Vcpu; readonly unit: number; readonly source: number; readonly domain: Domid | -1 },
 ): void {
   const { devices, hardwareDomain } = control.root;
-  const index = devices.findIndex(({ device, unit }) => unit === at.unit && parseSbdf(device) % 0x10000 === at.source);
+  const index = deviceWithId(parts.functions, at.unit, at.source);
   const found = devices[index];
   if (!found || found.owner !== at.domain) return;
   control.change(`${found.device} is broken`, (draft) => {
@@ -54,9 +55,7 @@ export function mayStall(parts: Parts): boolean {
 export function whoIsSilent(control: ControlState, parts: Parts): string {
   for (const { index, unanswered } of parts.units) {
     if (unanswered < 0) continue;
-    const of = control.root.devices.find(
-      ({ device, unit }) => unit === index && parseSbdf(device) % 0x10000 === unanswered,
-    );
+    const of = control.root.devices[deviceWithId(parts.functions, index, unanswered)];
     const name = of?.device ?? `requester 0x${unanswered.toString(16)}`;
     return `: unit ${index} waits for the device TLB of ${name}, which does not answer`;
   }

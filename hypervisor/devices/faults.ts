@@ -2,6 +2,7 @@
 // may access memory no more. xen: vtd/iommu.c iommu_page_fault; passthrough/pci.c pci_check_disable_device.
 
 import type { OperationContext } from '../operations/context.ts';
+import { deviceWithId } from './owners.ts';
 
 /** Faults within a short time that are too many. xen: PT_FAULT_THRESHOLD. */
 const THRESHOLD = 10;
@@ -15,9 +16,7 @@ export function handleFaults(context: OperationContext): number {
   for (const unit of units) {
     for (const { sourceId } of unit.faults.take()) {
       handled += 1;
-      const index = functions.findIndex(({ sbdf, phantoms, unit: of }) => {
-        return of === unit.index && [sbdf, ...phantoms].some((id) => id % 0x10000 === sourceId);
-      });
+      const index = deviceWithId(functions, unit.index, sourceId);
       if (context.control.root.devices[index]?.present) noteFault(context, index, clock.nowUs);
     }
   }

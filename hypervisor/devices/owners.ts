@@ -3,6 +3,7 @@
 
 import { Errno } from '../../machine/errno.ts';
 import { DOMID_IO, DOMID_XEN } from '../../machine/ids.ts';
+import type { PciFunction } from '../../passthrough/index.ts';
 import type { ControlState, DeviceControl } from '../control.ts';
 import type { IommuOptions } from '../options.ts';
 
@@ -13,6 +14,13 @@ export function findDevice(
 ): { readonly index: number; readonly device: DeviceControl } | null {
   const index = control.root.devices.findIndex(({ device, present }) => present && device === name);
   return index < 0 ? null : { index, device: control.root.devices[index]! };
+}
+
+/** Place of the device that has an id behind a unit, as its own or a phantom function's; -1: none has. */
+export function deviceWithId(functions: readonly PciFunction[], unit: number, sourceId: number): number {
+  return functions.findIndex(({ sbdf, phantoms, unit: of }) => {
+    return of === unit && [sbdf, ...phantoms].some((id) => id % 0x10000 === sourceId);
+  });
 }
 
 /** Whether an owner is a guest: neither the hardware domain nor the quarantine nor the hypervisor. */

@@ -31,17 +31,24 @@ function useOf(unit: number, source: number, words: readonly number[]): ContextU
   return { unit, source, did: domainId, table: secondLevelTable, levels: addressWidth + 2, passThrough };
 }
 
+/** The context tables that a unit's root table leads to, by bus. */
+export function contextTables(machine: Hypervisor, unit: number): { readonly bus: number; readonly table: Mfn }[] {
+  const { frames, driver } = machine.parts;
+  const root = driver.rootTable(unit as UnitIndex);
+  return Array.from({ length: 256 }, (_, bus) => bus).flatMap((bus) => {
+    const low = frames.readWord(root, bus * 4);
+    const table = entryFrame(low, frames.readWord(root, bus * 4 + 1)) as Mfn;
+    return (low & 1) === 0 ? [] : [{ bus, table }];
+  });
+}
+
 /** Every present context entry, found from the root tables, whoever it is for. */
 export function contextEntries(machine: Hypervisor): ContextUse[] {
-  const { frames, driver, units } = machine.parts;
+  const { frames, units } = machine.parts;
   const found: ContextUse[] = [];
   for (const { index, translating } of units) {
     if (!translating) continue;
-    const root = driver.rootTable(index as UnitIndex);
-    for (let bus = 0; bus < 256; bus += 1) {
-      const low = frames.readWord(root, bus * 4);
-      if ((low & 1) === 0) continue;
-      const table = entryFrame(low, frames.readWord(root, bus * 4 + 1)) as Mfn;
+    for (const { bus, table } of contextTables(machine, index)) {
       for (let at = 0; at < 256; at += 1) {
         if ((frames.readWord(table, at * 4) & 1) === 0) continue;
         const words = [0, 1, 2, 3].map((word) => frames.readWord(table, at * 4 + word));

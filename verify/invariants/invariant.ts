@@ -71,7 +71,7 @@ export function reachOf(machine: Hypervisor): Reach[] {
 }
 
 /** Device frames that are worth a look: those of memory, of gfns, of reserved regions. */
-function dfnsOf({ config }: Hypervisor): number[] {
+export function dfnsOf({ config }: Hypervisor): number[] {
   const plain = Array.from({ length: Math.max(config.frames, config.gfns) }, (_, dfn) => dfn);
   const reserved = config.reservedRegions.flatMap(({ firstFrame, frames }) =>
     Array.from({ length: frames }, (_, page) => firstFrame + page).filter((dfn) => dfn >= plain.length),

@@ -4,8 +4,8 @@ import type { Hypervisor } from '../../hypervisor/index.ts';
 import type { UnitIndex } from '../../machine/ids.ts';
 import { parseSbdf } from '../../machine/ids.ts';
 import { AdversaryCaches, entryFrame, isLeaf, QUEUE_ENTRIES } from '../../passthrough/index.ts';
-import { contextEntries } from './context-entries.ts';
-import type { Invariant } from './invariant.ts';
+import { contextEntries, contextTables } from './context-entries.ts';
+import { dfnsOf, type Invariant } from './invariant.ts';
 
 /** Type of a wait in the queue. */
 const WAIT = 5;
@@ -13,12 +13,8 @@ const WAIT = 5;
 /** Frames that a unit walks: its root table, context tables, and all tables that contexts lead to. */
 function walkedFrames(machine: Hypervisor, unit: number): ReadonlySet<number> {
   const { frames, driver } = machine.parts;
-  const root = driver.rootTable(unit as UnitIndex);
-  const found = new Set<number>([root]);
-  for (let bus = 0; bus < 256; bus += 1) {
-    const low = frames.readWord(root, bus * 4);
-    if ((low & 1) !== 0) found.add(entryFrame(low, frames.readWord(root, bus * 4 + 1)));
-  }
+  const found = new Set<number>([driver.rootTable(unit as UnitIndex)]);
+  for (const { table } of contextTables(machine, unit)) found.add(table);
   const visit = (table: number, level: number) => {
     if (!frames.isMemory(table) || found.has(table)) return;
     found.add(table);
@@ -108,11 +104,11 @@ export const deviceTlbsFollowTheirUnit: Invariant = {
   sentence: 'A device TLB holds nothing but what the unit of the device may answer now.',
   check(machine) {
     if (!machine.parts.hasDeviceTlbs) return [];
-    const dfns = Math.max(machine.config.frames, machine.config.gfns);
+    const dfns = dfnsOf(machine);
     return machine.control.root.devices.flatMap(({ device, unit }) => {
       const { caches, deviceTlbs } = machine.units[unit]!;
       if (!(caches instanceof AdversaryCaches) || !deviceTlbs?.isEnabled(parseSbdf(device) % 0x10000)) return [];
-      return Array.from({ length: dfns }, (_, dfn) => dfn).flatMap((dfn) =>
+      return dfns.flatMap((dfn) =>
         machine
           .mayTranslate(device, dfn)
           .filter(({ deviceTlb }) => deviceTlb)
