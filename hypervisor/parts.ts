@@ -94,6 +94,7 @@ export function makeParts(config: MachineConfig): Parts {
       registers,
       capabilities: capabilities[index]!,
       lag,
+      deviceTlbs: config.devices.length,
       caches: adversary
         ? { adversary }
         : { lru: (config.caches as Extract<MachineConfig['caches'], { kind: 'lru' }>).shape },

@@ -11,7 +11,6 @@ const SOURCE = 0;
 const STATE = 1;
 const ENABLED = 1;
 const SILENT = 2;
-const CAPACITY = 256;
 
 /** Device frames that a device-TLB invalidation covers; null: all there are. */
 export interface DeviceTlbRange {
@@ -41,9 +40,10 @@ export class DeviceTlbs {
   readonly #heap: Heap;
   readonly #states: Pool;
 
-  constructor(heap: Heap, unit: number) {
+  /** @param devices that may be enabled, or silent, at once */
+  constructor(heap: Heap, unit: number, devices: number) {
     this.#heap = heap;
-    this.#states = new Pool(heap, `unit ${unit} device TLBs`, { capacity: CAPACITY, recordWords: 2, countedWords: 2 });
+    this.#states = new Pool(heap, `unit ${unit} device TLBs`, { capacity: devices, recordWords: 2, countedWords: 2 });
   }
 
   /** Address of a device's record; 0: it has none, and is neither enabled nor silent. */

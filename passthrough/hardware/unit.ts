@@ -78,8 +78,9 @@ export interface UnitOptions {
   readonly registers: CapabilityRegisters;
   readonly capabilities: Capabilities;
   readonly caches: { readonly adversary: Adversary } | { readonly lru: LruShape };
-  /** What units do not see yet of memory; left out: they see it as it is. */
+  /** What units do not see yet of memory, if anything; and for how many devices they know of TLBs (256). */
   readonly lag?: MemoryLag | null;
+  readonly deviceTlbs?: number;
 }
 
 export class VtdUnit {
@@ -151,7 +152,7 @@ export class VtdUnit {
     heap.write(this.#registers + (Register.VER >> 2), 0x10);
     this.#iotlbRegister = ((options.registers.ecap[0] >>> 8) & 0x3ff) * 16;
     this.faults = new FaultLog(heap, this.#registers, options.registers.cap, capabilities.faultRecords);
-    this.deviceTlbs = capabilities.deviceTlb ? new DeviceTlbs(heap, index) : null;
+    this.deviceTlbs = capabilities.deviceTlb ? new DeviceTlbs(heap, index, options.deviceTlbs ?? 256) : null;
     const common = { unit: index, heap, capabilities, rootTable: () => heap.words[this.#root]! - 1 };
     this.caches =
       'lru' in options.caches
@@ -315,12 +316,11 @@ export class VtdUnit {
 
   #fetchDescriptor(): void {
     const own = this.#own;
-    const head = own[HEAD]!;
+    const at = own[HEAD]! * 4;
     const frame = own[QUEUE_FRAME]!;
+    const queue = this.#heap.blocks[frame]!;
     const isThere = frame === this.ownQueueFrame || this.#frames.isMemory(frame);
-    const queue = isThere ? this.#heap.blocks[frame] : undefined;
-    const at = head * 4;
-    if (!queue || hasReservedBits(queue[at]!, queue[at + 1]!, queue[at + 2]!)) return this.faults.queueError();
+    if (!isThere || hasReservedBits(queue[at]!, queue[at + 1]!, queue[at + 2]!)) return this.faults.queueError();
     const type = queue[at]! & 0xf;
     if (type === DescriptorType.wait) {
       // Nothing fetched before it is incomplete: the unit holds one invalidation at a time.
@@ -338,7 +338,7 @@ export class VtdUnit {
       return this.faults.queueError();
     }
     this.observer?.taken(this.index, queue[at]!, queue[at + 1]!, queue[at + 2]!, queue[at + 3]!, false);
-    own[HEAD] = (head + 1) & (QUEUE_ENTRIES - 1);
+    own[HEAD] = (own[HEAD]! + 1) & (QUEUE_ENTRIES - 1);
   }
 
   #writeStatus(data: number, low: number, high: number): void {

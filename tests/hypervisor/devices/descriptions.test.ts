@@ -25,6 +25,20 @@ describe('the option devices', () => {
     expect(() => new Hypervisor({ devices })).toThrow(message);
   });
 
+  it('as many device TLBs as there are devices', () => {
+    const slots = Array.from({ length: 300 }, (_, at) => at);
+    const hex = (value: number) => value.toString(16).padStart(2, '0');
+    const name = (at: number) => `0000:${hex(1 + (at >> 8))}:${hex((at >> 3) & 31)}.${at & 7}`;
+    const machine = new Hypervisor({
+      units: [{ capabilities: { deviceTlb: true } }],
+      devices: slots.map((at) => ({ device: name(at), unit: 0, ats: true })),
+      iommu: { ats: true },
+    });
+    const create = { op: 'create_domain', domain: 0, kind: 'pv', frames: 2, iommu: true, hardware: true } as const;
+    expect(machine.step(create).result).toBe(0);
+    expect(machine.units[0]!.deviceTlbs!.enabled()).toHaveLength(300);
+  });
+
   it('a phantom stride counts only for functions before it', () => {
     const phantoms = (device: string) =>
       new Hypervisor({ devices: [{ device, unit: 0, phantomStride: 2 }] }).parts.functions[0]!.phantoms.length;
